@@ -1,0 +1,1 @@
+//! Benchmarks live in `kernels.rs`; measured tables in `results/`.

@@ -1,0 +1,237 @@
+//! The contract between the engine and a device: the operations a decoder needs, their shapes and errors.
+//!
+//! Every backend keeps the numeric contract of `ARCHITECTURE.md`: a row of an output is a function of that row's
+//! own inputs, the weights, the dtype and the device kind. It never depends on how many other rows there are, on
+//! their order, on how a prompt was chunked, or on the number of threads.
+
+use crate::{Result, WeightView};
+
+/// What is computed with. Storage of weights is a matter of the model file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// Activations, weights and KV cache in `f32`: reference quality.
+    F32,
+    /// Matrix products on bf16-rounded inputs with f32 accumulation; KV cache in bf16.
+    Bf16,
+    /// Quantised weights times activations quantised to 8 bits, i32 accumulation; everything else as `Bf16`.
+    Int8,
+}
+
+impl Dtype {
+    /// The spelling of `--dtype`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// What a backend says of itself.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// E.g. `cpu (avx512-bf16, 2 threads)`.
+    pub name: String,
+    /// What is computed with.
+    pub dtype: Dtype,
+}
+
+/// Geometry of the paged KV cache: one pool for all layers, allocated once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Key/value heads per layer.
+    pub num_kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+    /// Pages in the pool. Page ids are `0..num_pages`.
+    pub num_pages: usize,
+}
+
+/// Tokens per KV page. Attention walks keys in blocks at absolute positions that are multiples of this.
+pub const PAGE_SIZE: usize = 16;
+
+/// A packed batch of sequences: plain data, no padding anywhere.
+///
+/// Sequence `s` owns the rows `cu_seqlens_q[s]..cu_seqlens_q[s + 1]`, which are the *last* tokens of a context of
+/// `seq_lens[s]` tokens; row `r` of it stands at `positions[r]`.
+#[derive(Clone, Debug, Default)]
+pub struct PagedBatch {
+    /// Absolute position of each row. `[num_tokens]`
+    pub positions: Vec<u32>,
+    /// Where each row's key and value go: `page * PAGE_SIZE + offset`. `[num_tokens]`
+    pub slot_mapping: Vec<u32>,
+    /// Row offsets of the sequences. `[num_seqs + 1]`
+    pub cu_seqlens_q: Vec<u32>,
+    /// Tokens in each sequence's context, this batch's rows included. `[num_seqs]`
+    pub seq_lens: Vec<u32>,
+    /// Page ids of each sequence, `block_table_stride` entries per sequence. `[num_seqs, block_table_stride]`
+    pub block_table: Vec<u32>,
+    /// Entries per sequence in `block_table`.
+    pub block_table_stride: usize,
+}
+
+impl PagedBatch {
+    /// Number of sequences.
+    pub fn num_seqs(&self) -> usize {
+        self.seq_lens.len()
+    }
+
+    /// Number of rows.
+    pub fn num_tokens(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Page ids of sequence `seq`, enough for its context.
+    pub fn pages(&self, seq: usize) -> &[u32] {
+        let start = seq * self.block_table_stride;
+        &self.block_table[start..start + (self.seq_lens[seq] as usize).div_ceil(PAGE_SIZE)]
+    }
+}
+
+/// Heads of one attention layer. A QKV row is `[q: num_heads * head_dim | k: num_kv_heads * head_dim | v: same]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key/value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Columns of a packed QKV row.
+    pub const fn qkv_cols(&self) -> usize {
+        (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+    }
+
+    /// Columns of an attention output row.
+    pub const fn q_cols(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+}
+
+/// How the next token of one row is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 means greedy: the first maximum.
+    pub temperature: f32,
+    /// Keep the `top_k` most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens whose probability reaches `top_p`; 1 keeps all.
+    pub top_p: f32,
+    /// Key of the counter-based random numbers.
+    pub seed: u64,
+    /// Counter: the index of the generated token within its sequence.
+    pub counter: u64,
+}
+
+impl Sampling {
+    /// The first maximum, always.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0, counter: 0 };
+}
+
+/// A chosen token and its log-probability under the untempered distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampled {
+    /// Token id.
+    pub token: u32,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// The log-probability of a given next token, and what greedy decoding would have chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenLogProb {
+    /// `log_softmax(logits)[target]`.
+    pub logprob: f32,
+    /// First maximum of the logits.
+    pub argmax: u32,
+    /// `log_softmax(logits)[argmax]`.
+    pub argmax_logprob: f32,
+}
+
+/// The operations of a decoder on one device.
+///
+/// Activations are row-major matrices owned by the backend, whose element type is its own affair. Every method
+/// checks its shapes and returns [`crate::Error::Shape`] rather than reading or writing out of bounds.
+pub trait Backend: Send + Sync {
+    /// A `[rows, cols]` matrix of activations, or a `[1, cols]` vector of parameters.
+    type Tensor: Send + Sync;
+    /// A weight matrix in the layout the GEMM reads.
+    type Weight: Send + Sync;
+    /// The paged key/value pool of all layers.
+    type KvCache: Send + Sync;
+
+    /// What this backend is.
+    fn info(&self) -> DeviceInfo;
+
+    /// Allocates activations with room for `capacity` rows and sets the row count to 0.
+    fn tensor(&self, capacity: usize, cols: usize) -> Result<Self::Tensor>;
+    /// Sets the row count, at most the capacity. The contents of rows are unspecified until written.
+    fn set_rows(&self, tensor: &mut Self::Tensor, rows: usize) -> Result<()>;
+    /// Uploads a `[rows, cols]` matrix of parameters or inputs.
+    fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// Copies a matrix back, row-major.
+    fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+    /// Packs matrices that share their input, stacked along the output: `[sum(rows), cols]`.
+    fn weight(&self, parts: &[WeightView<'_>]) -> Result<Self::Weight>;
+    /// Bytes that a packed weight occupies on the device.
+    fn weight_bytes(&self, weight: &Self::Weight) -> usize;
+    /// Allocates the KV pool.
+    fn kv_cache(&self, layout: KvLayout) -> Result<Self::KvCache>;
+    /// Bytes of KV per page over all layers.
+    fn kv_page_bytes(&self, layout: KvLayout) -> usize;
+
+    /// `out[r] = table[ids[r]]`. `out: [ids.len(), table.cols]`
+    fn embedding(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
+    /// `out[i] = x[rows[i]]`: keeps only the rows somebody asked for.
+    fn gather_rows(&self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor) -> Result<()>;
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467).
+    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
+    /// `out = x · wᵀ + bias`, or `out += x · wᵀ + bias` with `accumulate` (the residual stream).
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Weight,
+        bias: Option<&Self::Tensor>,
+        accumulate: bool,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Cosines and sines of `position * inv_freq`, scaled by `factor`, for positions `0..max_positions`.
+    /// Row layout `[cos: half | sin: half]`.
+    fn rotary_table(&self, inv_freq: &[f32], factor: f32, max_positions: usize) -> Result<Self::Tensor>;
+    /// Rotates the queries and keys of `qkv` in place (half-split pairs, arXiv 2104.09864 as in GPT-NeoX), and
+    /// writes keys and values into their slots of layer `layer`.
+    fn rotary_store_kv(
+        &self,
+        qkv: &mut Self::Tensor,
+        table: &Self::Tensor,
+        heads: Heads,
+        batch: &PagedBatch,
+        layer: usize,
+        kv: &mut Self::KvCache,
+    ) -> Result<()>;
+    /// Causal attention of every row over its sequence's pages, `softmax(q·kᵀ * scale)·v`, grouped-query.
+    /// `out: [num_tokens, num_heads * head_dim]`
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        qkv: &Self::Tensor,
+        heads: Heads,
+        batch: &PagedBatch,
+        layer: usize,
+        kv: &Self::KvCache,
+        scale: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `out = silu(gate) * up` where a row of `gate_up` is `[gate | up]`. `out: [rows, cols / 2]`
+    fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
+    /// Log-softmax of `hidden · headᵀ`, gathered at `targets`, one per row; the logits never exist whole.
+    fn log_prob(&self, hidden: &Self::Tensor, head: &Self::Weight, targets: &[u32]) -> Result<Vec<TokenLogProb>>;
+    /// Chooses one token per row from `hidden · headᵀ`.
+    fn sample(&self, hidden: &Self::Tensor, head: &Self::Weight, how: &[Sampling]) -> Result<Vec<Sampled>>;
+}

@@ -1,0 +1,42 @@
+//! The one error type of this crate.
+
+/// What a kernel, a backend or a packed weight can refuse.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Two shapes that must agree do not. `what` names the operation and the operand.
+    #[error("{what}: found shape {found}, wanted {wanted}")]
+    Shape {
+        /// Operation and operand, e.g. `linear: input`.
+        what: &'static str,
+        /// The shape that was passed.
+        found: String,
+        /// The shape that the operation needs.
+        wanted: String,
+    },
+    /// An index (token id, slot, page) lies outside its table.
+    #[error("{what}: index {index} is outside 0..{len}")]
+    Index {
+        /// Operation and operand.
+        what: &'static str,
+        /// The offending index.
+        index: usize,
+        /// The length of the table.
+        len: usize,
+    },
+    /// The backend cannot run what was asked (a dtype, a head size, a missing CPU feature).
+    #[error("{0}")]
+    Unsupported(String),
+    /// An allocation failed or would exceed the device's memory.
+    #[error("{what} needs {bytes} bytes, which cannot be allocated on {device}")]
+    OutOfMemory {
+        /// What was to be allocated.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// Where.
+        device: String,
+    },
+}
+
+/// Shorthand used throughout the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,16 @@
+//! The numeric operations of a decoder-only transformer.
+//!
+//! [`Backend`] is the contract; `cpu` implements it with run-time SIMD dispatch, `reference` holds the naive
+//! `f64` oracles every backend is tested against, and `ops` lists each operation with its cost and its test cases.
+//! This crate knows nothing of models, tokenizers or files.
+
+mod backend;
+pub mod cpu;
+mod error;
+mod weight;
+
+pub use backend::{
+    Backend, DeviceInfo, Dtype, Heads, KvLayout, PAGE_SIZE, PagedBatch, Sampled, Sampling, TokenLogProb,
+};
+pub use error::{Error, Result};
+pub use weight::{WeightFormat, WeightView};
