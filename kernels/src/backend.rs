@@ -53,6 +53,9 @@ pub struct KvLayout {
 /// Tokens per KV page. Attention walks keys in blocks at absolute positions that are multiples of this.
 pub const PAGE_SIZE: usize = 16;
 
+/// A slot that is not written: the row's key and value stand in a shared page already.
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// A packed batch of sequences: plain data, no padding anywhere.
 ///
 /// Sequence `s` owns the rows `cu_seqlens_q[s]..cu_seqlens_q[s + 1]`, which are the *last* tokens of a context of
@@ -61,7 +64,7 @@ pub const PAGE_SIZE: usize = 16;
 pub struct PagedBatch {
     /// Absolute position of each row. `[num_tokens]`
     pub positions: Vec<u32>,
-    /// Where each row's key and value go: `page * PAGE_SIZE + offset`. `[num_tokens]`
+    /// Where each row's key and value go: `page * PAGE_SIZE + offset`, or [`NO_SLOT`]. `[num_tokens]`
     pub slot_mapping: Vec<u32>,
     /// Row offsets of the sequences. `[num_seqs + 1]`
     pub cu_seqlens_q: Vec<u32>,

@@ -10,7 +10,7 @@ mod error;
 mod weight;
 
 pub use backend::{
-    Backend, DeviceInfo, Dtype, Heads, KvLayout, PAGE_SIZE, PagedBatch, Sampled, Sampling, TokenLogProb,
+    Backend, DeviceInfo, Dtype, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Sampled, Sampling, TokenLogProb,
 };
 pub use error::{Error, Result};
 pub use weight::{WeightFormat, WeightView};
