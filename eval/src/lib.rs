@@ -1,1 +1,17 @@
-//! stub
+//! Datasets, prompts, answer extraction, metrics, journal and output folders, compatible with OpenCompass.
+//!
+//! [`run`] takes a [`Model`] and an [`EvalConfig`] and returns a [`RunReport`]; [`prompts`] shows what would be sent.
+//! The crate contains no device code, prints nothing, and reads neither arguments nor the environment: progress goes
+//! to an [`Observer`].
+
+mod config;
+mod error;
+mod model;
+mod observer;
+mod run;
+
+pub use config::{EvalConfig, HfType, ModelConfig, Resume, model_abbr};
+pub use error::{Error, Result};
+pub use model::{Message, Model, ModelIdentity, OnOutput};
+pub use observer::{Event, Observer, Phase, Plan};
+pub use run::{Failure, Overall, PromptRecord, RunReport, Subset, prompts, run};
