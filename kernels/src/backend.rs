@@ -33,6 +33,8 @@ impl Dtype {
 pub struct DeviceInfo {
     /// E.g. `cpu (avx512-bf16, 2 threads)`.
     pub name: String,
+    /// What results depend on beside the dtype, e.g. `cpu/avx512-bf16`: equal kinds give equal bits.
+    pub kind: String,
     /// What is computed with.
     pub dtype: Dtype,
 }
