@@ -1,0 +1,237 @@
+//! Model files: a GGUF file or a Hugging Face folder, behind one naming scheme (Hugging Face's).
+
+mod config;
+pub(crate) mod gguf;
+mod gguf_config;
+pub(crate) mod hash;
+mod map;
+mod names;
+mod safetensors;
+
+pub use config::{ModelConfig, RopeScaling};
+
+use crate::{Error, Result};
+use gguf::Gguf;
+use half::{bf16, f16};
+use oc_kernels::{WeightFormat, WeightView};
+use safetensors::Shards;
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// An opened model: its configuration and its memory-mapped tensors.
+#[derive(Debug)]
+pub struct ModelFiles {
+    path: PathBuf,
+    config: ModelConfig,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The file, and the GGUF name of each Hugging Face name.
+    Gguf(Gguf, BTreeMap<String, String>),
+    Safetensors(Shards),
+}
+
+/// A tensor as it lies in its file, rows in Hugging Face's order.
+#[derive(Clone, Debug)]
+pub struct Tensor<'a> {
+    /// Hugging Face name.
+    pub name: String,
+    /// Row-major: `[out_features, in_features]` for a matrix, `[n]` for a vector.
+    pub shape: Vec<usize>,
+    /// How `data` encodes the numbers.
+    pub format: WeightFormat,
+    /// Borrowed from the memory map unless rows had to be reordered. No alignment assumed.
+    pub data: Cow<'a, [u8]>,
+}
+
+impl ModelFiles {
+    /// Opens a `.gguf` file, or a folder with `config.json` and safetensors. Only headers are read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Malformed`], [`Error::MissingTensor`] or [`Error::Unsupported`], naming the file and the
+    /// field or tensor.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let (config, source) = if metadata.is_dir() { Self::open_folder(path)? } else { Self::open_gguf(path)? };
+        Ok(Self { path: path.to_owned(), config, source })
+    }
+
+    fn open_folder(folder: &Path) -> Result<(ModelConfig, Source)> {
+        let config_path = folder.join("config.json");
+        if !config_path.is_file() {
+            return Err(Error::Malformed {
+                path: folder.to_owned(),
+                reason: "the folder has no config.json; a model is a folder with config.json, model.safetensors and \
+                         tokenizer.json, or one .gguf file"
+                    .into(),
+            });
+        }
+        let config = read_json(&config_path)?;
+        let generation_path = folder.join("generation_config.json");
+        let generation = if generation_path.is_file() { Some(read_json(&generation_path)?) } else { None };
+        let config = ModelConfig::from_json(&config_path, &config, generation.as_ref())?;
+        let shards = Shards::open(folder)?;
+        if let Some(name) = shards.tensors().keys().find(|n| !names::is_derived(n) && !names::is_known(&config, n)) {
+            return Err(unknown_tensor(folder, name, &config));
+        }
+        Ok((config, Source::Safetensors(shards)))
+    }
+
+    fn open_gguf(path: &Path) -> Result<(ModelConfig, Source)> {
+        let gguf = Gguf::open(path)?;
+        let config = gguf_config::config(&gguf)?;
+        let mut hf_names = BTreeMap::new();
+        for name in gguf.tensors().keys().filter(|name| !names::is_derived(name)) {
+            let hf_name = names::from_gguf(&config, name).ok_or_else(|| unknown_tensor(path, name, &config))?;
+            hf_names.insert(hf_name, name.clone());
+        }
+        Ok((config, Source::Gguf(gguf, hf_names)))
+    }
+
+    /// The numbers that define the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The file or folder that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The GGUF file, if it is one: its tokenizer and chat template lie in its metadata.
+    pub(crate) fn gguf(&self) -> Option<&Gguf> {
+        match &self.source {
+            Source::Gguf(gguf, _) => Some(gguf),
+            Source::Safetensors(_) => None,
+        }
+    }
+
+    /// Hugging Face names of all tensors, sorted.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        let (gguf, folder) = match &self.source {
+            Source::Gguf(_, names) => (Some(names.keys()), None),
+            Source::Safetensors(shards) => (None, Some(shards.tensors().keys())),
+        };
+        gguf.into_iter().flatten().chain(folder.into_iter().flatten()).map(String::as_str)
+    }
+
+    /// Whether the model has the tensor of this Hugging Face name.
+    pub fn has_tensor(&self, hf_name: &str) -> bool {
+        match &self.source {
+            Source::Gguf(_, names) => names.contains_key(hf_name),
+            Source::Safetensors(shards) => shards.tensors().contains_key(hf_name),
+        }
+    }
+
+    /// The tensor of this Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::Unsupported`] for a dtype that is not a [`WeightFormat`].
+    pub fn tensor(&self, hf_name: &str) -> Result<Tensor<'_>> {
+        let missing = || Error::MissingTensor { name: hf_name.to_owned(), path: self.path.clone() };
+        let (shape, format, data) = match &self.source {
+            Source::Gguf(gguf, names) => {
+                let name = names.get(hf_name).ok_or_else(missing)?;
+                let info = &gguf.tensors()[name];
+                (info.shape.clone(), info.format, gguf_config::hf_bytes(gguf, &self.config, name, info))
+            }
+            Source::Safetensors(shards) => {
+                let info = shards.tensors().get(hf_name).ok_or_else(missing)?;
+                let format = info.format.clone().map_err(|dtype| Error::Unsupported {
+                    what: format!("{}: tensor `{hf_name}` of dtype {dtype}", self.path.display()),
+                    hint: "safetensors weights must be F32, F16 or BF16".into(),
+                })?;
+                (info.shape.clone(), format, Cow::Borrowed(shards.bytes(info)))
+            }
+        };
+        Ok(Tensor { name: hf_name.to_owned(), shape, format, data })
+    }
+
+    /// 32 hexadecimal digits that identify the configuration and the weights: a hash over every tensor's name, shape,
+    /// format and bytes, whatever file they lie in. Reads the whole model, on all cores.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut header = format!("{:?}\n", self.config);
+        let mut tensors = Vec::new();
+        for name in self.tensor_names() {
+            let tensor = self.tensor(name)?;
+            header.push_str(&format!("{name} {:?} {}\n", tensor.shape, tensor.format.name()));
+            tensors.push(tensor.data);
+        }
+        let mut parts = vec![header.as_bytes()];
+        parts.extend(tensors.iter().map(|data| &**data));
+        Ok(format!("{:032x}", hash::hash_parts(&parts)))
+    }
+}
+
+impl Tensor<'_> {
+    /// The tensor as a matrix.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] unless it has two dimensions.
+    pub fn view(&self) -> Result<WeightView<'_>> {
+        let [rows, cols] = self.shape[..] else {
+            return Err(Error::Kernel(oc_kernels::Error::Shape {
+                what: "weight",
+                found: format!("`{}` of shape {:?}", self.name, self.shape),
+                wanted: "a matrix".into(),
+            }));
+        };
+        Ok(WeightView::new(&self.data, self.format, rows, cols)?)
+    }
+
+    /// The values of a vector (or any unquantised tensor) in `f32`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a quantised format.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let pairs = || self.data.as_chunks::<2>().0.iter();
+        match self.format {
+            WeightFormat::F32 => Ok(self.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+            WeightFormat::F16 => Ok(pairs().map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
+            WeightFormat::Bf16 => Ok(pairs().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
+            other => Err(Error::Unsupported {
+                what: format!("tensor `{}` in the quantised format {}", self.name, other.name()),
+                hint: "norms and biases must be F32, F16 or BF16".into(),
+            }),
+        }
+    }
+
+    /// Checks the shape.
+    ///
+    /// # Errors
+    /// [`Error::TensorShape`].
+    pub fn expect_shape(&self, wanted: &[usize]) -> Result<()> {
+        if self.shape == wanted {
+            return Ok(());
+        }
+        Err(Error::TensorShape { name: self.name.clone(), found: self.shape.clone(), wanted: wanted.to_vec() })
+    }
+}
+
+/// The error for a tensor that would otherwise be silently left out of the computation.
+fn unknown_tensor(path: &Path, name: &str, config: &ModelConfig) -> Error {
+    Error::Unsupported {
+        what: format!("{}: tensor `{name}` in a model of architecture {}", path.display(), config.architecture),
+        hint: "leaving it out would change the results; use a model without it".into(),
+    }
+}
+
+/// Reads a text file.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+/// Reads a JSON file.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let malformed = |e: serde_json::Error| Error::Malformed { path: path.to_owned(), reason: e.to_string() };
+    serde_json::from_str(&read_text(path)?).map_err(malformed)
+}
