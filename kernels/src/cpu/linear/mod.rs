@@ -1,24 +1,59 @@
 //! The linear layer: `out = x · wᵀ (+ bias)` with weights packed once at load.
+//!
+//! Quantised weights stay quantised. Floor of one row: the bytes of the packed weights over the memory bandwidth;
+//! of many rows: `2 * m * rows * cols` operations over the peak of the instruction set. The two are served from one
+//! layout: with many rows, a panel of 64 output columns is dequantised into a scratch that stays in the caches and
+//! multiplied with all rows by a dense kernel; with one row, dequantisation and product are fused in registers.
+//! Both give every output element one accumulator that takes the weights in the order of `k`, so a row has the same
+//! bits in any batch, on any number of threads.
+
+mod isa;
+mod kernel;
+mod lanes;
+mod pack;
+mod product;
+mod scheme;
+mod source;
 
 use std::ops::Range;
 
-use half::bf16;
-use rayon::prelude::*;
-
+use self::isa::{Functions, Storage};
+use self::pack::{Layout, Line};
+use self::scheme::PANEL;
 use super::SimdLevel;
-use crate::reference::dequant::dequantize;
-use crate::{Dtype, Error, Result, WeightView};
+use crate::{Dtype, Error, Result, WeightFormat, WeightView};
+
+/// One part of a packed weight: rows of one format.
+struct Segment {
+    layout: Layout,
+    functions: Functions,
+    /// First row of the part in the whole.
+    first: usize,
+    /// Rows of the part.
+    rows: usize,
+    panel_bytes: usize,
+    data: Vec<Line>,
+}
+
+impl Segment {
+    fn panel(&self, panel: usize) -> &[u8] {
+        &pack::bytes(&self.data)[panel * self.panel_bytes..(panel + 1) * self.panel_bytes]
+    }
+}
 
 /// A weight matrix `[rows, cols]` (output features, input features) in the layout that [`linear`] reads.
 pub struct PackedWeight {
     rows: usize,
     cols: usize,
-    data: Vec<f32>,
-    dtype: Dtype,
+    /// Consecutive `k` per step of the kernels.
+    k_per_step: usize,
+    segments: Vec<Segment>,
 }
 
 impl PackedWeight {
     /// Packs matrices that share their input, stacked along the rows, for the kernels of `level`.
+    ///
+    /// Parts may differ in format. Runs on the current rayon pool.
     ///
     /// # Errors
     /// [`Error::Shape`] when there is no part, or the parts differ in their number of columns;
@@ -27,19 +62,47 @@ impl PackedWeight {
         if !level.is_supported() {
             return Err(Error::Unsupported(format!("this CPU cannot run the {} kernels", level.name())));
         }
-        let cols = parts.first().map_or(0, |p| p.cols);
-        if let Some(part) = parts.iter().find(|p| p.cols != cols) {
-            return Err(Error::Shape {
-                what: "packed weight: part",
-                found: format!("[{}, {}]", part.rows, part.cols),
-                wanted: format!("[_, {cols}]"),
+        let Some(cols) = parts.first().map(|p| p.cols) else {
+            return Err(Error::Shape { what: "packed weight", found: "0 parts".into(), wanted: "1 or more".into() });
+        };
+        let bf16 = dtype != Dtype::F32;
+        let pairs = bf16 && isa::has_pairs(level);
+        let mut segments = Vec::with_capacity(parts.len());
+        let mut rows = 0;
+        for part in parts {
+            // The fields of a view are public: check again what the kernels rely on.
+            let part = WeightView::new(part.data, part.format, part.rows, part.cols)?;
+            if part.cols != cols {
+                return Err(Error::Shape {
+                    what: "packed weight: part",
+                    found: format!("[{}, {}]", part.rows, part.cols),
+                    wanted: format!("[_, {cols}]"),
+                });
+            }
+            let layout = match part.format {
+                WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 if pairs => Layout::Bf16Pairs,
+                WeightFormat::F32 if !bf16 => Layout::F32,
+                WeightFormat::F16 if !bf16 => Layout::Half { bf16: false },
+                WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => Layout::Half { bf16: true },
+                format => Layout::Quantized { format, interleave: if pairs { 2 } else { 1 } },
+            };
+            let storage = match layout {
+                Layout::F32 | Layout::Bf16Pairs => Storage::Steps,
+                Layout::Half { bf16: true } => Storage::Bf16,
+                Layout::Half { bf16: false } => Storage::F16,
+                Layout::Quantized { format, .. } => Storage::Quantized(format),
+            };
+            segments.push(Segment {
+                layout,
+                functions: isa::select(level, bf16, storage),
+                first: rows,
+                rows: part.rows,
+                panel_bytes: layout.panel_bytes(cols),
+                data: layout.pack(&part),
             });
+            rows += part.rows;
         }
-        let mut data: Vec<f32> = parts.iter().flat_map(dequantize).collect();
-        if dtype != Dtype::F32 {
-            data.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
-        }
-        Ok(Self { rows: parts.iter().map(|p| p.rows).sum(), cols, data, dtype })
+        Ok(Self { rows, cols, k_per_step: if pairs { 2 } else { 1 }, segments })
     }
 
     /// Output features.
@@ -54,12 +117,21 @@ impl PackedWeight {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
-        self.data.len() * 4
+        self.segments.iter().map(|s| s.data.len() * 64).sum()
     }
 
-    /// Writes the dequantised weights of row `row` to `out`. `out: [cols]`
+    /// Writes the weights of row `row`, exactly dequantised, to `out`. `out: [cols]`
+    ///
+    /// `F32` and `F16` weights packed for bf16 products are kept in bf16 and come back rounded.
+    ///
+    /// # Panics
+    /// If `row` is not below [`Self::rows`] or `out` does not have [`Self::cols`] elements.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.data[row * self.cols..(row + 1) * self.cols]);
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {} into {} elements", self.rows, out.len());
+        // Segments are in order of their first row; the last that starts at or before `row` has it.
+        let segment = &self.segments[self.segments.partition_point(|s| s.first <= row) - 1];
+        let row = row - segment.first;
+        segment.layout.row(segment.panel(row / PANEL), row % PANEL, out);
     }
 }
 
@@ -67,11 +139,12 @@ impl PackedWeight {
 /// with `accumulate` the result is added to what `out` holds.
 ///
 /// `x: [m, w.cols()]`, `bias: [w.rows()]`. The bits of a row depend on that row, the weights and the dtype only:
-/// not on `m`, the position of the row, `cols` or the number of threads.
+/// not on `m`, the position of the row, `cols` or the number of threads. Ranges that start and end at multiples of
+/// 64 within every stacked part are fastest.
 ///
 /// # Errors
-/// [`Error::Shape`] when an operand is smaller than the shapes above need; [`Error::Index`] when `cols` exceeds
-/// the rows of `w`.
+/// [`Error::Shape`] when an operand does not have the shape above; [`Error::Index`] when `cols` exceeds the rows
+/// of `w`.
 #[allow(clippy::too_many_arguments)]
 pub fn linear(
     x: &[f32],
@@ -88,7 +161,7 @@ pub fn linear(
         return Err(Error::Index { what: "linear: output columns", index: cols.end, len: w.rows + 1 });
     }
     let shape = |what, found: usize, wanted: String| Err(Error::Shape { what, found: format!("[{found}]"), wanted });
-    if x.len() != m * w.cols {
+    if m.checked_mul(w.cols) != Some(x.len()) {
         return shape("linear: input", x.len(), format!("[{m}, {}]", w.cols));
     }
     if let Some(bias) = bias.filter(|b| b.len() != w.rows) {
@@ -97,21 +170,10 @@ pub fn linear(
     if m == 0 || cols.is_empty() {
         return Ok(());
     }
-    if out_stride < cols.len() || out.len() < (m - 1) * out_stride + cols.len() {
+    let needed = (m - 1).checked_mul(out_stride).and_then(|n| n.checked_add(cols.len()));
+    if out_stride < cols.len() || needed.is_none_or(|n| out.len() < n) {
         return shape("linear: output", out.len(), format!("[{m}, {}] with stride {out_stride}", cols.len()));
     }
-    let round = |v: f32| if w.dtype == Dtype::F32 { v } else { bf16::from_f32(v).to_f32() };
-    pool.install(|| {
-        out.par_chunks_mut(out_stride).take(m).enumerate().for_each(|(r, out)| {
-            let x = &x[r * w.cols..(r + 1) * w.cols];
-            for c in cols.clone() {
-                let row = &w.data[c * w.cols..(c + 1) * w.cols];
-                let dot: f32 = x.iter().zip(row).map(|(&a, &b)| round(a) * b).sum();
-                let dot = dot + bias.map_or(0.0, |b| b[c]);
-                let slot = &mut out[c - cols.start];
-                *slot = if accumulate { *slot + dot } else { dot };
-            }
-        });
-    });
+    product::run(x, m, w, cols, bias, accumulate, out, out_stride, pool);
     Ok(())
 }

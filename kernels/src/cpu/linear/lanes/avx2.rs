@@ -1,0 +1,172 @@
+//! AVX2, FMA and F16C: two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::Lanes;
+
+/// The expression for both registers, `$i` being 0 and 1.
+macro_rules! both {
+    ($i:ident => $e:expr) => {
+        [
+            {
+                const $i: usize = 0;
+                $e
+            },
+            {
+                const $i: usize = 1;
+                $e
+            },
+        ]
+    };
+}
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::linear) struct Avx2;
+
+// SAFETY of every block below: `Lanes` demands that the CPU has AVX2, FMA and F16C and that pointers are valid
+// for the bytes the method names; all loads and stores are unaligned.
+impl Lanes for Avx2 {
+    type F = [__m256; 2];
+    type U = [__m256i; 2];
+    type Table = __m256;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(p, v[0]);
+            _mm256_storeu_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(v: Self::F) -> Self::F {
+        both!(I => {
+            // SAFETY: see above.
+            unsafe {
+                let bits = _mm256_castps_si256(v[I]);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let rounded = _mm256_and_si256(sum, _mm256_set1_epi32(!0xffff));
+                // The carry of the rounding would turn some NaNs into numbers: NaN stays what it is.
+                _mm256_blendv_ps(_mm256_castsi256_ps(rounded), v[I], _mm256_cmp_ps::<_CMP_UNORD_Q>(v[I], v[I]))
+            }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn from_f16(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_cvtph_ps(_mm_loadu_si128(p.add(16 * I).cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn from_bf16(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            {
+                let v = Self::load_u16(p);
+                both!(I => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v[I])))
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_u8(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * I).cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn from_i8(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8 * I).cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn twice(v: Self::F, half: usize) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+            let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+            [_mm256_permutevar8x32_ps(v[half], low), _mm256_permutevar8x32_ps(v[half], high)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u32(p: *const u8) -> Self::U {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_loadu_si256(p.add(32 * I).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_u16(p: *const u8) -> Self::U {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16 * I).cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn table(offset: f32) -> Self::Table {
+        // SAFETY: see above.
+        unsafe { _mm256_set1_ps(offset) }
+    }
+    #[inline(always)]
+    unsafe fn nibble<const SHIFT: u32>(v: Self::U, table: Self::Table) -> Self::F {
+        both!(I => {
+            // SAFETY: see above.
+            unsafe {
+                let code = _mm256_and_si256(_mm256_srlv_epi32(v[I], _mm256_set1_epi32(SHIFT as i32)), _mm256_set1_epi32(15));
+                _mm256_sub_ps(_mm256_cvtepi32_ps(code), table)
+            }
+        })
+    }
+    #[inline(always)]
+    unsafe fn two_high_bits<const SHIFT: u32>(v: Self::U) -> Self::F {
+        both!(I => {
+            // SAFETY: see above.
+            unsafe {
+                let bits = _mm256_and_si256(_mm256_srlv_epi32(v[I], _mm256_set1_epi32(SHIFT as i32)), _mm256_set1_epi32(3));
+                _mm256_cvtepi32_ps(_mm256_slli_epi32::<4>(bits))
+            }
+        })
+    }
+    #[inline(always)]
+    unsafe fn add_fifth_bit(v: Self::F, bits: u16) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let bits = _mm256_set1_epi32(i32::from(bits));
+            let low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let lane = [low, _mm256_slli_epi32::<8>(low)];
+            let sixteen = _mm256_castps_si256(_mm256_set1_ps(16.0));
+            both!(I => {
+                let set = _mm256_cmpeq_epi32(_mm256_and_si256(bits, lane[I]), lane[I]);
+                _mm256_add_ps(v[I], _mm256_castsi256_ps(_mm256_and_si256(set, sixteen)))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

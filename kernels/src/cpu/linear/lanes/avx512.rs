@@ -1,0 +1,134 @@
+//! AVX-512 F, BW, DQ and VL: one 512-bit register.
+
+use std::arch::x86_64::*;
+
+use super::Lanes;
+
+/// AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::linear) struct Avx512;
+
+// SAFETY of every block below: `Lanes` demands that the CPU has AVX-512 F, BW, DQ and VL and that pointers are
+// valid for the bytes the method names; all loads and stores are unaligned.
+impl Lanes for Avx512 {
+    type F = __m512;
+    type U = __m512i;
+    type Table = __m512;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(v: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let rounded = _mm512_and_si512(sum, _mm512_set1_epi32(!0xffff));
+            // The carry of the rounding would turn some NaNs into numbers: NaN stays what it is.
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            _mm512_mask_mov_ps(_mm512_castsi512_ps(rounded), nan, v)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn from_f16(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn from_bf16(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(Self::load_u16(p))) }
+    }
+    #[inline(always)]
+    unsafe fn from_u8(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn from_i8(p: *const u8) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn twice(v: Self::F, half: usize) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            _mm512_permutexvar_ps(_mm512_add_epi32(low, _mm512_set1_epi32(8 * half as i32)), v)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u32(p: *const u8) -> Self::U {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_u16(p: *const u8) -> Self::U {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn table(offset: f32) -> Self::Table {
+        // SAFETY: see above.
+        unsafe {
+            let codes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            _mm512_sub_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(offset))
+        }
+    }
+    /// The permute reads the low four bits of each lane only: it masks and converts in one instruction.
+    #[inline(always)]
+    unsafe fn nibble<const SHIFT: u32>(v: Self::U, table: Self::Table) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_permutexvar_ps(_mm512_srli_epi32::<SHIFT>(v), table) }
+    }
+    #[inline(always)]
+    unsafe fn two_high_bits<const SHIFT: u32>(v: Self::U) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let table = _mm512_setr_ps(0., 16., 32., 48., 0., 16., 32., 48., 0., 16., 32., 48., 0., 16., 32., 48.);
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<SHIFT>(v), table)
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_fifth_bit(v: Self::F, bits: u16) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_mask_add_ps(v, bits, v, _mm512_set1_ps(16.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

@@ -1,0 +1,111 @@
+//! Plain Rust: arrays and loops.
+
+use std::array::from_fn;
+
+use half::{bf16, f16};
+
+use super::Lanes;
+
+/// Any CPU.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::linear) struct Portable;
+
+/// Reads `[T; 16]` of plain integers from `p`.
+#[inline(always)]
+unsafe fn read<T: Copy>(p: *const u8) -> [T; 16] {
+    // SAFETY: the caller promises that `p` is valid for the size of the array; the read is unaligned.
+    unsafe { p.cast::<[T; 16]>().read_unaligned() }
+}
+
+// The pointers are valid as `Lanes` demands; everything else here is safe.
+impl Lanes for Portable {
+    type F = [f32; 16];
+    type U = [u32; 16];
+    type Table = f32;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self::F {
+        [v; 16]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: 64 readable bytes, as `Lanes::load` demands.
+        unsafe { read(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: 64 writable bytes, as `Lanes::store` demands.
+        unsafe { p.cast::<Self::F>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(v: Self::F) -> Self::F {
+        v.map(|v| bf16::from_f32(v).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn from_f16(p: *const u8) -> Self::F {
+        // SAFETY: 32 readable bytes, as `Lanes::from_f16` demands.
+        unsafe { read::<u16>(p) }.map(|b| f16::from_bits(u16::from_le(b)).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn from_bf16(p: *const u8) -> Self::F {
+        // SAFETY: 32 readable bytes, as `Lanes::from_bf16` demands.
+        unsafe { read::<u16>(p) }.map(|b| bf16::from_bits(u16::from_le(b)).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn from_u8(p: *const u8) -> Self::F {
+        // SAFETY: 16 readable bytes, as `Lanes::from_u8` demands.
+        unsafe { read::<u8>(p) }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn from_i8(p: *const u8) -> Self::F {
+        // SAFETY: 16 readable bytes, as `Lanes::from_i8` demands.
+        unsafe { read::<i8>(p) }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn twice(v: Self::F, half: usize) -> Self::F {
+        from_fn(|i| v[8 * half + i / 2])
+    }
+
+    #[inline(always)]
+    unsafe fn load_u32(p: *const u8) -> Self::U {
+        // SAFETY: 64 readable bytes, as `Lanes::load_u32` demands.
+        unsafe { read::<u32>(p) }.map(u32::from_le)
+    }
+    #[inline(always)]
+    unsafe fn load_u16(p: *const u8) -> Self::U {
+        // SAFETY: 32 readable bytes, as `Lanes::load_u16` demands.
+        unsafe { read::<u16>(p) }.map(|v| u32::from(u16::from_le(v)))
+    }
+    #[inline(always)]
+    unsafe fn table(offset: f32) -> Self::Table {
+        offset
+    }
+    #[inline(always)]
+    unsafe fn nibble<const SHIFT: u32>(v: Self::U, table: Self::Table) -> Self::F {
+        v.map(|v| (v >> SHIFT & 15) as f32 - table)
+    }
+    #[inline(always)]
+    unsafe fn two_high_bits<const SHIFT: u32>(v: Self::U) -> Self::F {
+        v.map(|v| ((v >> SHIFT & 3) << 4) as f32)
+    }
+    #[inline(always)]
+    unsafe fn add_fifth_bit(v: Self::F, bits: u16) -> Self::F {
+        from_fn(|i| v[i] + f32::from(bits >> i & 1) * 16.0)
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}
