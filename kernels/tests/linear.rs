@@ -281,15 +281,15 @@ fn column_ranges_bias_and_accumulation() {
                     let old = random.floats(m * stride);
                     for accumulate in [false, true] {
                         let mut out = old.clone();
-                        let bias = Some(&bias[..]);
-                        linear(&x, m, &w, range.clone(), bias, accumulate, &mut out, stride, &pool).unwrap();
+
+                        linear(&x, m, &w, range.clone(), Some(&bias), accumulate, &mut out, stride, &pool).unwrap();
                         for (i, (&got, &old)) in out.iter().zip(&old).enumerate() {
                             let (r, c) = (i / stride, i % stride);
                             let want = if c >= range.len() {
                                 old
                             } else {
                                 let c = range.start + c;
-                                let sum = plain[r * n + c] + bias.unwrap()[c];
+                                let sum = plain[r * n + c] + bias[c];
                                 if accumulate { old + sum } else { sum }
                             };
                             assert_eq!(got.to_bits(), want.to_bits(), "{level:?} {dtype:?} {range:?} [{r}, {c}]");
