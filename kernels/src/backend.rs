@@ -4,7 +4,7 @@
 //! own inputs, the weights, the dtype and the device kind. It never depends on how many other rows there are, on
 //! their order, on how a prompt was chunked, or on the number of threads.
 
-use crate::{Result, WeightView};
+use crate::{Error, Result, WeightView};
 
 /// What is computed with. Storage of weights is a matter of the model file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +87,57 @@ impl PagedBatch {
     /// Number of rows.
     pub fn num_tokens(&self) -> usize {
         self.positions.len()
+    }
+
+    /// Checks that the parts agree with one another and with a pool of `num_pages` pages. Backends call it before
+    /// they use a batch.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when lengths, offsets, contexts or positions disagree; [`Error::Index`] for a page or slot
+    /// outside the pool.
+    pub fn check(&self, num_pages: usize) -> Result<()> {
+        let shape = |what, found: String, wanted: String| Err(Error::Shape { what, found, wanted });
+        let (tokens, seqs) = (self.num_tokens(), self.num_seqs());
+        if self.slot_mapping.len() != tokens {
+            return shape("batch: slot_mapping", format!("[{}]", self.slot_mapping.len()), format!("[{tokens}]"));
+        }
+        if self.cu_seqlens_q.len() != seqs + 1 {
+            return shape("batch: cu_seqlens_q", format!("[{}]", self.cu_seqlens_q.len()), format!("[{}]", seqs + 1));
+        }
+        if self.cu_seqlens_q[0] != 0 || self.cu_seqlens_q[seqs] as usize != tokens {
+            let ends = format!("offsets {}..{}", self.cu_seqlens_q[0], self.cu_seqlens_q[seqs]);
+            return shape("batch: cu_seqlens_q", ends, format!("offsets 0..{tokens}"));
+        }
+        if seqs.checked_mul(self.block_table_stride) != Some(self.block_table.len()) {
+            let wanted = format!("[{seqs}, {}]", self.block_table_stride);
+            return shape("batch: block_table", format!("[{}]", self.block_table.len()), wanted);
+        }
+        for seq in 0..seqs {
+            let (start, end) = (self.cu_seqlens_q[seq], self.cu_seqlens_q[seq + 1]);
+            let context = self.seq_lens[seq];
+            if start > end || end as usize > tokens || end - start > context {
+                let wanted = format!("rows in order, at most the context of {context}");
+                return shape("batch: cu_seqlens_q", format!("rows {start}..{end} of sequence {seq}"), wanted);
+            }
+            if (context as usize).div_ceil(PAGE_SIZE) > self.block_table_stride {
+                let wanted = format!("pages for a context of {context} (sequence {seq})");
+                return shape("batch: block_table", format!("{} pages", self.block_table_stride), wanted);
+            }
+            let first = context - (end - start);
+            let positions = &self.positions[start as usize..end as usize];
+            if let Some((i, found)) = positions.iter().enumerate().find(|(i, p)| **p != first + *i as u32) {
+                let wanted = format!("{} (sequence {seq}, context {context})", first + i as u32);
+                return shape("batch: positions", format!("position {found}"), wanted);
+            }
+            if let Some(page) = self.pages(seq).iter().find(|page| **page as usize >= num_pages) {
+                return Err(Error::Index { what: "batch: block_table", index: *page as usize, len: num_pages });
+            }
+        }
+        let slots = num_pages * PAGE_SIZE;
+        match self.slot_mapping.iter().find(|slot| **slot != NO_SLOT && **slot as usize >= slots) {
+            Some(slot) => Err(Error::Index { what: "batch: slot_mapping", index: *slot as usize, len: slots }),
+            None => Ok(()),
+        }
     }
 
     /// Page ids of sequence `seq`, enough for its context.

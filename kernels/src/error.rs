@@ -26,6 +26,14 @@ pub enum Error {
     /// The backend cannot run what was asked (a dtype, a head size, a missing CPU feature).
     #[error("{0}")]
     Unsupported(String),
+    /// Logits that are NaN or infinite: the weights or the inputs are broken.
+    #[error("{what}: row {row} has logits that are not finite; the weights or the input are damaged")]
+    NotFinite {
+        /// Operation.
+        what: &'static str,
+        /// The row.
+        row: usize,
+    },
     /// An allocation failed or would exceed the device's memory.
     #[error("{what} needs {bytes} bytes, which cannot be allocated on {device}")]
     OutOfMemory {

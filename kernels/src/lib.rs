@@ -7,6 +7,7 @@
 mod backend;
 pub mod cpu;
 mod error;
+pub mod ops;
 pub mod reference;
 mod weight;
 

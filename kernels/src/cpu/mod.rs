@@ -1,6 +1,287 @@
 //! The CPU backend: the embedded default, with run-time SIMD dispatch.
 
+mod attention;
+mod buffer;
+mod embedding;
+mod gather_rows;
+mod kv_cache;
 pub mod linear;
+mod log_prob;
+mod parallel;
+mod rms_norm;
+mod rotary;
+mod sample;
+mod silu_mul;
 mod simd;
+mod vector;
+mod vocab;
 
+pub use buffer::CpuTensor;
+pub use kv_cache::CpuKvCache;
 pub use simd::SimdLevel;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::{
+    Backend, DeviceInfo, Dtype, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, TokenLogProb, WeightView,
+};
+use linear::PackedWeight;
+
+/// How to run on the CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// Threads; 0 takes one per available core.
+    pub threads: usize,
+    /// What is computed with.
+    pub dtype: Dtype,
+    /// Vector instructions; `None` takes the best there are.
+    pub level: Option<SimdLevel>,
+}
+
+/// The decoder's operations on the CPU, on a thread pool of its own.
+///
+/// ```
+/// use oc_kernels::{Backend, Dtype, cpu::{CpuBackend, CpuOptions}};
+///
+/// let cpu = CpuBackend::new(CpuOptions { threads: 1, dtype: Dtype::F32, level: None })?;
+/// let x = cpu.upload(&[3.0, 4.0], 1, 2)?;
+/// let weight = cpu.upload(&[1.0, 1.0], 1, 2)?;
+/// let mut out = cpu.tensor(1, 2)?;
+/// cpu.set_rows(&mut out, 1)?;
+/// cpu.rms_norm(&x, &weight, 0.0, &mut out)?;
+/// assert!((cpu.download(&out)?[0] - 3.0 / 12.5_f32.sqrt()).abs() < 1e-6);
+/// # Ok::<(), oc_kernels::Error>(())
+/// ```
+pub struct CpuBackend {
+    level: SimdLevel,
+    dtype: Dtype,
+    pool: ThreadPool,
+}
+
+impl CpuBackend {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the CPU lacks `level` or the threads cannot be started.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let level = options.level.unwrap_or_else(SimdLevel::detect);
+        if !level.is_supported() {
+            return Err(Error::Unsupported(format!(
+                "this CPU cannot run the {} kernels; the best it can is {}",
+                level.name(),
+                SimdLevel::detect().name()
+            )));
+        }
+        // Asked here, because rayon's own default reads the environment.
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if options.threads == 0 { available() } else { options.threads };
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("oc-cpu-{i}"))
+            .build()
+            .map_err(|e| Error::Unsupported(format!("cannot start {threads} threads: {e}")))?;
+        Ok(Self { level, dtype: options.dtype, pool })
+    }
+
+    /// The vector instructions in use.
+    pub fn level(&self) -> SimdLevel {
+        self.level
+    }
+
+    /// The threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+/// Refuses an operand that is not `[rows, cols]`.
+fn expect(what: &'static str, found: (usize, usize), wanted: (usize, usize)) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let shape = |(rows, cols)| format!("[{rows}, {cols}]");
+    Err(Error::Shape { what, found: shape(found), wanted: shape(wanted) })
+}
+
+impl CpuTensor {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+}
+
+/// Checks what [`Backend::rotary_store_kv`] and [`Backend::attention`] share.
+fn check_attention(qkv: &CpuTensor, heads: Heads, batch: &PagedBatch, layer: usize, kv: &CpuKvCache) -> Result<()> {
+    let Heads { num_heads, num_kv_heads, head_dim } = heads;
+    if num_kv_heads == 0 || !num_heads.is_multiple_of(num_kv_heads) {
+        return Err(Error::Shape {
+            what: "attention: heads",
+            found: format!("{num_heads} query heads"),
+            wanted: format!("a multiple of {num_kv_heads} key/value heads"),
+        });
+    }
+    let KvLayout { num_layers, num_pages, .. } = kv.layout;
+    expect(
+        "attention: heads against the KV cache",
+        (num_kv_heads, head_dim),
+        (kv.layout.num_kv_heads, kv.layout.head_dim),
+    )?;
+    if layer >= num_layers {
+        return Err(Error::Index { what: "attention: layer", index: layer, len: num_layers });
+    }
+    batch.check(num_pages)?;
+    expect("attention: qkv", qkv.shape(), (batch.num_tokens(), heads.qkv_cols()))
+}
+
+impl Backend for CpuBackend {
+    type Tensor = CpuTensor;
+    type Weight = PackedWeight;
+    type KvCache = CpuKvCache;
+
+    fn info(&self) -> DeviceInfo {
+        let level = self.level.name();
+        DeviceInfo {
+            name: format!("cpu ({level}, {} threads)", self.threads()),
+            kind: format!("cpu/{level}"),
+            dtype: self.dtype,
+        }
+    }
+
+    fn tensor(&self, capacity: usize, cols: usize) -> Result<CpuTensor> {
+        CpuTensor::new(capacity, cols)
+    }
+
+    fn set_rows(&self, tensor: &mut CpuTensor, rows: usize) -> Result<()> {
+        if rows > tensor.capacity {
+            let wanted = format!("at most {} rows, the capacity", tensor.capacity);
+            return Err(Error::Shape { what: "set_rows", found: format!("{rows} rows"), wanted });
+        }
+        tensor.rows = rows;
+        Ok(())
+    }
+
+    fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<CpuTensor> {
+        if rows.checked_mul(cols) != Some(data.len()) {
+            let (found, wanted) = (format!("[{}]", data.len()), format!("[{rows}, {cols}]"));
+            return Err(Error::Shape { what: "upload", found, wanted });
+        }
+        let mut tensor = CpuTensor::new(rows, cols)?;
+        tensor.rows = rows;
+        tensor.data_mut().copy_from_slice(data);
+        Ok(tensor)
+    }
+
+    fn download(&self, tensor: &CpuTensor) -> Result<Vec<f32>> {
+        Ok(tensor.data().to_vec())
+    }
+
+    fn weight(&self, parts: &[WeightView<'_>]) -> Result<PackedWeight> {
+        PackedWeight::pack(parts, self.dtype, self.level)
+    }
+
+    fn weight_bytes(&self, weight: &PackedWeight) -> usize {
+        weight.bytes()
+    }
+
+    fn kv_cache(&self, layout: KvLayout) -> Result<CpuKvCache> {
+        CpuKvCache::new(layout, self.dtype)
+    }
+
+    fn kv_page_bytes(&self, layout: KvLayout) -> usize {
+        kv_cache::page_bytes(layout, self.dtype)
+    }
+
+    fn embedding(&self, table: &PackedWeight, ids: &[u32], out: &mut CpuTensor) -> Result<()> {
+        expect("embedding: output", out.shape(), (ids.len(), table.cols()))?;
+        embedding::embedding(table, ids, out.data_mut())
+    }
+
+    fn gather_rows(&self, x: &CpuTensor, rows: &[u32], out: &mut CpuTensor) -> Result<()> {
+        expect("gather_rows: output", out.shape(), (rows.len(), x.cols))?;
+        gather_rows::gather_rows(x.data(), x.cols, rows, out.data_mut())
+    }
+
+    fn rms_norm(&self, x: &CpuTensor, weight: &CpuTensor, eps: f32, out: &mut CpuTensor) -> Result<()> {
+        expect("rms_norm: weight", weight.shape(), (1, x.cols))?;
+        expect("rms_norm: output", out.shape(), x.shape())?;
+        rms_norm::rms_norm(self.level, &self.pool, x.data(), weight.data(), eps, out.data_mut());
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        x: &CpuTensor,
+        w: &PackedWeight,
+        bias: Option<&CpuTensor>,
+        accumulate: bool,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        expect("linear: input", x.shape(), (x.rows, w.cols()))?;
+        expect("linear: output", out.shape(), (x.rows, w.rows()))?;
+        if let Some(bias) = bias {
+            expect("linear: bias", bias.shape(), (1, w.rows()))?;
+        }
+        let bias = bias.map(CpuTensor::data);
+        linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.pool)
+    }
+
+    fn rotary_table(&self, inv_freq: &[f32], factor: f32, max_positions: usize) -> Result<CpuTensor> {
+        rotary::rotary_table(inv_freq, factor, max_positions)
+    }
+
+    fn rotary_store_kv(
+        &self,
+        qkv: &mut CpuTensor,
+        table: &CpuTensor,
+        heads: Heads,
+        batch: &PagedBatch,
+        layer: usize,
+        kv: &mut CpuKvCache,
+    ) -> Result<()> {
+        check_attention(qkv, heads, batch, layer, kv)?;
+        expect("rotary_store_kv: table", table.shape(), (table.rows, heads.head_dim))?;
+        if let Some(position) = batch.positions.iter().find(|p| **p as usize >= table.rows) {
+            return Err(Error::Index { what: "rotary_store_kv: position", index: *position as usize, len: table.rows });
+        }
+        rotary::rotate(self.level, &self.pool, qkv.data_mut(), table, heads, &batch.positions);
+        rotary::store_kv(&self.pool, qkv.data(), heads, batch, layer, kv);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        qkv: &CpuTensor,
+        heads: Heads,
+        batch: &PagedBatch,
+        layer: usize,
+        kv: &CpuKvCache,
+        scale: f32,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        check_attention(qkv, heads, batch, layer, kv)?;
+        expect("attention: output", out.shape(), (batch.num_tokens(), heads.q_cols()))?;
+        attention::attention(self.level, &self.pool, qkv.data(), heads, batch, layer, kv, scale, out.data_mut());
+        Ok(())
+    }
+
+    fn silu_mul(&self, gate_up: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
+        expect("silu_mul: input", gate_up.shape(), (out.rows, 2 * out.cols))?;
+        silu_mul::silu_mul(self.level, &self.pool, gate_up.data(), out.cols, out.data_mut());
+        Ok(())
+    }
+
+    fn log_prob(&self, hidden: &CpuTensor, head: &PackedWeight, targets: &[u32]) -> Result<Vec<TokenLogProb>> {
+        expect("log_prob: hidden", hidden.shape(), (targets.len(), head.cols()))?;
+        if let Some(target) = targets.iter().find(|t| **t as usize >= head.rows()) {
+            return Err(Error::Index { what: "log_prob: target", index: *target as usize, len: head.rows() });
+        }
+        log_prob::log_prob(self.level, &self.pool, hidden.data(), head, targets)
+    }
+
+    fn sample(&self, hidden: &CpuTensor, head: &PackedWeight, how: &[Sampling]) -> Result<Vec<Sampled>> {
+        expect("sample: hidden", hidden.shape(), (how.len(), head.cols()))?;
+        if head.rows() == 0 {
+            return Err(Error::Shape { what: "sample: head", found: "0 tokens".into(), wanted: "a vocabulary".into() });
+        }
+        sample::sample(self.level, &self.pool, hidden.data(), head, how)
+    }
+}

@@ -1,4 +1,14 @@
-//! Naive oracles that every backend is tested against: plain loops, `f64` where a sum is long.
+//! Naive oracles that every backend is tested against, plain loops, `f64` where a sum is long; and beside each its
+//! row of the registry [`crate::ops`].
 
+pub mod attention;
 pub mod dequant;
+pub mod embedding;
+pub mod gather_rows;
 pub mod gemm;
+pub mod linear;
+pub mod log_prob;
+pub mod rms_norm;
+pub mod rotary;
+pub mod sample;
+pub mod silu_mul;

@@ -1,0 +1,122 @@
+//! Choosing the next token: greedy, or temperature, top-k and top-p in that order (as in HF transformers).
+
+use rayon::ThreadPool;
+
+use super::{
+    SimdLevel,
+    linear::PackedWeight,
+    vocab::{RowStats, for_logits, update_all},
+};
+use crate::{Error, Result, Sampled, Sampling};
+
+/// Rows whose logits are kept whole at once while sampling with a temperature.
+const MAX_SAMPLED_ROWS: usize = 16;
+
+/// One token per row. `hidden: [how.len(), head.cols()]`
+pub(super) fn sample(
+    level: SimdLevel,
+    pool: &ThreadPool,
+    hidden: &[f32],
+    head: &PackedWeight,
+    how: &[Sampling],
+) -> Result<Vec<Sampled>> {
+    let mut out = vec![Sampled { token: 0, logprob: 0.0 }; how.len()];
+    let (greedy, random): (Vec<usize>, Vec<usize>) = (0..how.len()).partition(|row| how[*row].temperature == 0.0);
+    for (row, how) in how.iter().enumerate() {
+        check(row, how)?;
+    }
+    let gather = |rows: &[usize]| -> Vec<f32> {
+        rows.iter().flat_map(|row| &hidden[row * head.cols()..][..head.cols()]).copied().collect()
+    };
+
+    let mut stats = vec![RowStats::EMPTY; greedy.len()];
+    for_logits(pool, &gather(&greedy), head, |rows, ids, logits| {
+        update_all(level, pool, &mut stats[rows], &ids, logits);
+        Ok(())
+    })?;
+    for (row, stats) in greedy.into_iter().zip(stats) {
+        stats.check("sample", row)?;
+        out[row] = Sampled { token: stats.argmax, logprob: stats.log_prob(stats.max) };
+    }
+
+    let vocab = head.rows();
+    for rows in random.chunks(MAX_SAMPLED_ROWS) {
+        let mut whole = vec![0.0; rows.len() * vocab];
+        let mut stats = vec![RowStats::EMPTY; rows.len()];
+        for_logits(pool, &gather(rows), head, |block, ids, logits| {
+            update_all(level, pool, &mut stats[block.clone()], &ids, logits);
+            for (row, logits) in block.zip(logits.chunks_exact(ids.len())) {
+                whole[row * vocab..][ids.clone()].copy_from_slice(logits);
+            }
+            Ok(())
+        })?;
+        for ((row, stats), logits) in rows.iter().zip(stats).zip(whole.chunks_exact(vocab)) {
+            stats.check("sample", *row)?;
+            let token = choose(logits, &how[*row]);
+            out[*row] = Sampled { token, logprob: stats.log_prob(logits[token as usize]) };
+        }
+    }
+    Ok(out)
+}
+
+/// Refuses sampling parameters without a meaning.
+fn check(row: usize, how: &Sampling) -> Result<()> {
+    if !(how.temperature.is_finite() && how.temperature >= 0.0) {
+        return Err(Error::Unsupported(format!(
+            "sample: row {row} has temperature {}; use 0 (greedy) or a positive number",
+            how.temperature
+        )));
+    }
+    if !(0.0..=1.0).contains(&how.top_p) {
+        return Err(Error::Unsupported(format!("sample: row {row} has top_p {}; use 0 to 1", how.top_p)));
+    }
+    Ok(())
+}
+
+/// Draws a token from finite `logits` with a positive temperature.
+fn choose(logits: &[f32], how: &Sampling) -> u32 {
+    let more_likely = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |logit: f32| ((f64::from(logit) - f64::from(max)) / f64::from(how.temperature)).exp();
+    let mut kept: Vec<(u32, f64)> = logits.iter().enumerate().map(|(id, logit)| (id as u32, weight(*logit))).collect();
+    if how.top_k > 0 && how.top_k < kept.len() {
+        kept.select_nth_unstable_by(how.top_k - 1, more_likely);
+        kept.truncate(how.top_k);
+    }
+    if how.top_p < 1.0 {
+        kept.sort_unstable_by(more_likely);
+        let enough = f64::from(how.top_p) * kept.iter().map(|k| k.1).sum::<f64>();
+        let mut sum = 0.0;
+        // A token stays while those before it do not suffice: the first always does.
+        let reached = |k: &(u32, f64)| {
+            let before = sum;
+            sum += k.1;
+            before >= enough
+        };
+        let len = kept.iter().position(reached).unwrap_or(kept.len());
+        kept.truncate(len.max(1));
+    }
+    kept.sort_unstable_by_key(|k| k.0);
+    let mut rest = uniform(how.seed, how.counter) * kept.iter().map(|k| k.1).sum::<f64>();
+    for (id, weight) in &kept {
+        rest -= weight;
+        if rest < 0.0 {
+            return *id;
+        }
+    }
+    // Rounding left something over: it belongs to the last token that can be drawn.
+    kept.iter().rfind(|k| k.1 > 0.0).map_or(0, |k| k.0)
+}
+
+/// Output `counter` of the SplitMix64 stream of `seed` (Steele, Lea and Flood, OOPSLA 2014), in `[0, 1)`.
+fn uniform(seed: u64, counter: u64) -> f64 {
+    let mix = |z: u64| {
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    // The seed is mixed first: neighbouring seeds would otherwise share most of their streams.
+    let bits = mix(mix(seed.wrapping_add(STEP)).wrapping_add(counter.wrapping_add(1).wrapping_mul(STEP)));
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}

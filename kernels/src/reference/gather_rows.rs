@@ -1,0 +1,54 @@
+//! Rows by index: nothing is computed, so the reference is the copy itself.
+
+use crate::{
+    Backend, Result,
+    ops::{Op, Rng, Shape, Trial, per_model, row_cost, rows_of, worse},
+};
+
+/// The registry's row; `rows` counts the gathered ones, out of four times as many.
+pub fn op<B: Backend>() -> Op<B> {
+    Op {
+        name: "gather_rows",
+        model_shapes: || per_model(|m, rows| vec![Shape::Rows { rows, cols: m.hidden }]),
+        random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
+        cost: |shape, _| row_cost(shape, 8.0, 0.0),
+        tolerance: |_, _| 0.0,
+        trial: |backend, shape, seed, copies| {
+            let (rows, cols) = rows_of(shape);
+            let mut rng = Rng(seed);
+            let host = rng.vec(4 * rows * cols, 1.0);
+            let index = (0..rows).map(|_| rng.below(4 * rows) as u32).collect();
+            let x = (0..copies).map(|_| backend.upload(&host, 4 * rows, cols)).collect::<Result<_>>()?;
+            let mut out = backend.tensor(rows, cols)?;
+            backend.set_rows(&mut out, rows)?;
+            Ok(Box::new(Gather { backend, host, cols, index, x, out }))
+        },
+    }
+}
+
+struct Gather<'a, B: Backend> {
+    backend: &'a B,
+    host: Vec<f32>,
+    cols: usize,
+    index: Vec<u32>,
+    x: Vec<B::Tensor>,
+    out: B::Tensor,
+}
+
+impl<B: Backend> Trial for Gather<'_, B> {
+    fn run(&mut self, copy: usize) -> Result<()> {
+        self.backend.gather_rows(&self.x[copy], &self.index, &mut self.out)
+    }
+
+    fn error(&mut self) -> Result<f64> {
+        self.run(0)?;
+        let got = self.backend.download(&self.out)?;
+        let mut error = 0.0;
+        for (row, got) in self.index.iter().zip(got.chunks_exact(self.cols)) {
+            for (got, want) in got.iter().zip(&self.host[*row as usize * self.cols..]) {
+                error = worse(f64::from((got - want).abs()), error);
+            }
+        }
+        Ok(error)
+    }
+}

@@ -1,0 +1,115 @@
+//! The registry's row of the linear layer; its reference is [`super::gemm::linear`].
+
+use super::dequant::dequantize;
+use crate::{
+    Backend, Dtype, Result, WeightFormat, WeightView,
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, per_model, rounded, subset, worse},
+};
+
+/// The registry's row: with bias, accumulating.
+pub fn op<B: Backend>() -> Op<B> {
+    Op {
+        name: "linear",
+        model_shapes: || {
+            per_model(|m, rows| {
+                let shape = |inner, cols, format| Shape::Matrix { rows, inner, cols, format };
+                let all = |format| {
+                    [
+                        shape(m.hidden, m.heads.qkv_cols(), format),
+                        shape(m.heads.q_cols(), m.hidden, format),
+                        shape(m.hidden, 2 * m.intermediate, format),
+                        shape(m.intermediate, m.hidden, format),
+                    ]
+                };
+                let mut shapes = all(WeightFormat::Bf16).to_vec();
+                shapes.extend(all(WeightFormat::Q8_0));
+                // Rows that are no multiple of 256 hold no K-quant: such models are stored as Q4_0 or Q5_0 there.
+                let quarter =
+                    |inner: usize| if inner.is_multiple_of(256) { WeightFormat::Q4K } else { WeightFormat::Q4_0 };
+                shapes.extend(all(WeightFormat::Q4_0).into_iter().map(|s| {
+                    let (_, inner, cols, _) = matrix_of(&s);
+                    shape(inner, cols, quarter(inner))
+                }));
+                shapes
+            })
+        },
+        random_shape: |rng| {
+            let format = rng.pick(&WeightFormat::ALL);
+            let blocks = 1 + rng.below(if format.block_len() == 256 { 2 } else { 6 });
+            let inner = if format.is_quantized() { format.block_len() * blocks } else { 1 + rng.below(200) };
+            Shape::Matrix { rows: rng.below(30), inner, cols: 1 + rng.below(200), format }
+        },
+        cost: |shape, dtype| {
+            let (rows, inner, cols, format) = matrix_of(shape);
+            let stored = format.block_bytes() as f64 / format.block_len() as f64;
+            let bytes = (inner * cols) as f64 * stored + (rows * (inner + 2 * cols)) as f64 * 4.0;
+            Cost { bytes, flops: 2.0 * (rows * inner * cols) as f64, unit: Unit::of_products(dtype, Some(format)) }
+        },
+        tolerance: |shape, dtype| match (dtype, matrix_of(shape).3) {
+            (Dtype::F32, _) => 2e-6,
+            // What is stored as bf16 is multiplied exactly; anything else may first be rounded to bf16 (half an ulp, 2^-8).
+            (_, WeightFormat::Bf16) => 2e-6,
+            (Dtype::Int8, format) if format.is_quantized() => 2e-2,
+            _ => 4e-3,
+        },
+        trial: |backend, shape, seed, copies| {
+            let (rows, inner, cols, format) = matrix_of(shape);
+            let mut rng = Rng(seed);
+            let bytes = rng.weight(format, cols, inner, 1.0);
+            let w = (0..copies).map(|_| backend.weight(&[WeightView::new(&bytes, format, cols, inner)?]));
+            let w = w.collect::<Result<_>>()?;
+            let x = rng.vec(rows * inner, 1.0);
+            let bias = rng.vec(cols, 1.0);
+            let device_x = backend.upload(&x, rows, inner)?;
+            let device_bias = backend.upload(&bias, 1, cols)?;
+            let out = backend.upload(&vec![0.5; rows * cols], rows, cols)?;
+            let shape = (rows, inner, cols, format);
+            Ok(Box::new(Linear { backend, shape, bytes, x, bias, device_x, device_bias, w, out }))
+        },
+    }
+}
+
+struct Linear<'a, B: Backend> {
+    backend: &'a B,
+    shape: (usize, usize, usize, WeightFormat),
+    bytes: Vec<u8>,
+    x: Vec<f32>,
+    bias: Vec<f32>,
+    device_x: B::Tensor,
+    device_bias: B::Tensor,
+    w: Vec<B::Weight>,
+    out: B::Tensor,
+}
+
+impl<B: Backend> Trial for Linear<'_, B> {
+    fn run(&mut self, copy: usize) -> Result<()> {
+        self.backend.linear(&self.device_x, &self.w[copy], Some(&self.device_bias), true, &mut self.out)
+    }
+
+    fn error(&mut self) -> Result<f64> {
+        let (rows, inner, cols, format) = self.shape;
+        let dtype = self.backend.info().dtype;
+        let before = self.backend.download(&self.out)?;
+        self.run(0)?;
+        let got = self.backend.download(&self.out)?;
+        let mut error = 0.0;
+        let view = WeightView::new(&self.bytes, format, cols, inner)?;
+        for col in subset(cols, 256) {
+            let w = dequantize(&WeightView { data: view.row(col), rows: 1, ..view });
+            for row in subset(rows, 32) {
+                let (mut want, mut magnitude) = (0.0, 0.0);
+                for (x, w) in self.x[row * inner..][..inner].iter().zip(&w) {
+                    let product = rounded(*x, dtype) * f64::from(*w);
+                    want += product;
+                    magnitude += product.abs();
+                }
+                for term in [self.bias[col], before[row * cols + col]] {
+                    want += f64::from(term);
+                    magnitude += f64::from(term.abs());
+                }
+                error = worse((f64::from(got[row * cols + col]) - want).abs() / magnitude, error);
+            }
+        }
+        Ok(error)
+    }
+}

@@ -1,0 +1,141 @@
+//! Log-softmax.
+
+use super::dequant::dequantize;
+use crate::{
+    Backend, Result, WeightFormat, WeightView,
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, per_model, rounded, subset, worse},
+};
+
+/// `logits - ln(sum(e^logits))`.
+pub fn log_softmax(logits: &[f64]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_sum = max + logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
+    logits.iter().map(|l| l - log_sum).collect()
+}
+
+/// Shapes of the LM head.
+pub fn model_shapes() -> Vec<Shape> {
+    let format = WeightFormat::Bf16;
+    per_model(|m, rows| vec![Shape::Matrix { rows: rows.min(64), inner: m.hidden, cols: m.vocab, format }])
+}
+
+/// Few tokens, or more than one chunk of the vocabulary.
+pub fn random_shape(rng: &mut Rng) -> Shape {
+    let cols = if rng.below(2) == 0 { 1 + rng.below(100) } else { 4000 + rng.below(500) };
+    let format = rng.pick(&[WeightFormat::F32, WeightFormat::Bf16]);
+    Shape::Matrix { rows: rng.below(6), inner: 1 + rng.below(40), cols, format }
+}
+
+/// The product with the head, then a pass over the logits.
+pub fn cost<B: Backend>(shape: &Shape, dtype: crate::Dtype) -> Cost {
+    let (rows, _, cols, format) = matrix_of(shape);
+    let product = (super::linear::op::<B>().cost)(shape, dtype);
+    let logits = (rows * cols) as f64;
+    // The logits stay on the chip.
+    Cost { bytes: product.bytes - 8.0 * logits, flops: product.flops, unit: Unit::of_products(dtype, Some(format)) }
+}
+
+/// A random LM head and hidden states, and the `f64` logits of any row.
+pub struct Vocabulary {
+    /// `[rows, inner]`
+    pub hidden: Vec<f32>,
+    rows: usize,
+    inner: usize,
+    cols: usize,
+    format: WeightFormat,
+    bytes: Vec<u8>,
+}
+
+impl Vocabulary {
+    /// Logits of a few units.
+    pub fn new(rng: &mut Rng, shape: &Shape) -> Self {
+        let (rows, inner, cols, format) = matrix_of(shape);
+        let bytes = rng.weight(format, cols, inner, 6.0 / (inner as f32).sqrt());
+        Self { hidden: rng.vec(rows * inner, 1.5), rows, inner, cols, format, bytes }
+    }
+
+    /// The hidden states on a device.
+    ///
+    /// # Errors
+    /// Whatever the backend refuses.
+    pub fn upload<B: Backend>(&self, backend: &B) -> Result<B::Tensor> {
+        backend.upload(&self.hidden, self.rows, self.inner)
+    }
+
+    /// The head on a device.
+    ///
+    /// # Errors
+    /// Whatever the backend refuses.
+    pub fn head<B: Backend>(&self, backend: &B) -> Result<B::Weight> {
+        backend.weight(&[WeightView::new(&self.bytes, self.format, self.cols, self.inner)?])
+    }
+
+    /// Logits of row `row`, from inputs rounded as `backend` rounds them.
+    ///
+    /// # Errors
+    /// None: the shapes are its own.
+    pub fn logits<B: Backend>(&self, backend: &B, row: usize) -> Result<Vec<f64>> {
+        let dtype = backend.info().dtype;
+        let hidden: Vec<f64> =
+            self.hidden[row * self.inner..][..self.inner].iter().map(|x| rounded(*x, dtype)).collect();
+        let view = WeightView::new(&self.bytes, self.format, self.cols, self.inner)?;
+        let logit = |col| {
+            let w = dequantize(&WeightView { data: view.row(col), rows: 1, ..view });
+            hidden.iter().zip(w).map(|(x, w)| x * rounded(w, dtype)).sum()
+        };
+        Ok((0..self.cols).map(logit).collect())
+    }
+}
+
+/// The registry's row.
+pub fn op<B: Backend>() -> Op<B> {
+    Op {
+        name: "log_prob",
+        model_shapes,
+        random_shape,
+        cost: cost::<B>,
+        tolerance: |_, _| 1e-5,
+        trial: |backend, shape, seed, copies| {
+            let (rows, _, cols, _) = matrix_of(shape);
+            let mut rng = Rng(seed);
+            let vocabulary = Vocabulary::new(&mut rng, shape);
+            let targets = (0..rows).map(|_| rng.below(cols) as u32).collect();
+            let head = (0..copies).map(|_| vocabulary.head(backend)).collect::<Result<_>>()?;
+            let hidden = vocabulary.upload(backend)?;
+            Ok(Box::new(LogProb { backend, vocabulary, targets, hidden, head }))
+        },
+    }
+}
+
+struct LogProb<'a, B: Backend> {
+    backend: &'a B,
+    vocabulary: Vocabulary,
+    targets: Vec<u32>,
+    hidden: B::Tensor,
+    head: Vec<B::Weight>,
+}
+
+impl<B: Backend> Trial for LogProb<'_, B> {
+    fn run(&mut self, copy: usize) -> Result<()> {
+        self.backend.log_prob(&self.hidden, &self.head[copy], &self.targets).map(drop)
+    }
+
+    fn error(&mut self) -> Result<f64> {
+        let got = self.backend.log_prob(&self.hidden, &self.head[0], &self.targets)?;
+        let mut error = 0.0;
+        for row in subset(got.len(), 4) {
+            let want = log_softmax(&self.vocabulary.logits(self.backend, row)?);
+            let best = want.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let got = &got[row];
+            for (got, want) in [
+                (f64::from(got.logprob), want[self.targets[row] as usize]),
+                (f64::from(got.argmax_logprob), best),
+                // Of equal maxima any may win here: that the first does is tested with exact ties.
+                (want[got.argmax as usize], best),
+            ] {
+                error = worse((got - want).abs() / (1.0 + want.abs()), error);
+            }
+        }
+        Ok(error)
+    }
+}
