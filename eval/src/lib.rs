@@ -5,13 +5,19 @@
 //! to an [`Observer`].
 
 mod config;
+pub mod datasets;
 mod error;
+pub mod extract;
+pub mod metrics;
 mod model;
 mod observer;
+pub mod prompt;
 mod run;
+mod task;
 
 pub use config::{EvalConfig, HfType, ModelConfig, Resume, model_abbr};
 pub use error::{Error, Result};
 pub use model::{Message, Model, ModelIdentity, OnOutput};
 pub use observer::{Event, Observer, Phase, Plan};
 pub use run::{Failure, Overall, PromptRecord, RunReport, Subset, prompts, run};
+pub use task::{Prompt, Row, Sample, Task};
