@@ -1,16 +1,51 @@
 //! The facade: load a model once, then generate and score.
 
 use crate::{
-    ChatTemplate, Error, Event, Fingerprint, MemoryPlan, ModelConfig, Output, Request, Result, Score, ScoreRequest,
-    Stats, Tokenizer, request::EngineOptions,
+    ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, MemoryPlan, ModelConfig, ModelFiles, Output,
+    Request, Result, Score, ScoreRequest, Stats, Tokenizer,
+    generation::Generation,
+    kv_cache::{KvPool, TokenLoss},
+    memory,
+    models::decoder::Decoder,
+    runner::{BackendRunner, Runner},
+    scheduler::{Limits, Scheduler},
+    sequence::{Job, Progress, Scores, Target, Work},
 };
-use std::path::Path;
+use oc_kernels::{
+    Backend, Dtype, PAGE_SIZE,
+    cpu::{CpuBackend, CpuOptions, SimdLevel},
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    path::Path,
+};
+
+/// Raised whenever the same inputs may give other bits than before.
+const NUMERIC_VERSION: &str = "1";
 
 /// A loaded model with its tokenizer, KV cache and scheduler.
+///
+/// A sequence's tokens and log-probabilities depend on its own tokens and settings and on [`Engine::fingerprint`],
+/// never on what else is computed beside it, before it, or in which pieces.
 pub struct Engine {
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     config: ModelConfig,
+    fingerprint: Fingerprint,
+    plan: MemoryPlan,
+    device_name: String,
+    max_seq_len: usize,
+    scheduler: Scheduler,
+    runner: Box<dyn Runner>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("fingerprint", &self.fingerprint)
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -18,8 +53,71 @@ impl Engine {
     ///
     /// # Errors
     /// Every variant of [`Error`] that concerns files, devices or memory.
-    pub fn load(_path: impl AsRef<Path>, _options: EngineOptions) -> Result<Self> {
-        Err(Error::InvalidRequest("the engine is not connected yet".into()))
+    pub fn load(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
+        Self::load_with_progress(path, options, |_, _| {})
+    }
+
+    /// As [`load`](Self::load); `on_progress(done, total)` is called after every layer.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_with_progress(
+        path: impl AsRef<Path>,
+        options: EngineOptions,
+        mut on_progress: impl FnMut(usize, usize),
+    ) -> Result<Self> {
+        let backend = cpu_backend(&options)?;
+        let files = ModelFiles::open(path.as_ref())?;
+        let config = files.config().clone();
+        let tokenizer = match &options.tokenizer_path {
+            Some(path) => Tokenizer::open(path)?,
+            None => Tokenizer::of_model(&files)?,
+        };
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(Error::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
+        }
+        let chat_template = ChatTemplate::of_model(&files)?;
+        let info = backend.info();
+        let fingerprint = Fingerprint {
+            weights: files.fingerprint()?,
+            tokenizer: tokenizer.fingerprint().to_owned(),
+            chat_template: chat_template.as_ref().map(|template| template.fingerprint().to_owned()),
+            dtype: info.dtype.name().to_owned(),
+            device: info.kind,
+            numeric_version: NUMERIC_VERSION.to_owned(),
+        };
+        files.release_all();
+
+        let max_seq_len = options.max_seq_len.unwrap_or(config.max_position_embeddings);
+        let token_budget = options.token_budget.max(PAGE_SIZE);
+        let page_bytes = backend.kv_page_bytes(config.kv_layout(1));
+        let mut plan = MemoryPlan::new(
+            memory::estimate_weights(&files, info.dtype)?,
+            memory::workspace_bytes(&config, token_budget),
+            page_bytes,
+            max_seq_len,
+            options.kv_cache_bytes,
+            memory::available_memory(),
+        )?;
+        let decoder = Decoder::load(&backend, &files, max_seq_len, &mut on_progress)?;
+        files.release_all();
+        plan.weights = decoder.weight_bytes(&backend);
+        let num_pages = plan.num_pages();
+        let runner = Box::new(BackendRunner::new(backend, decoder, &config, num_pages, token_budget)?);
+        let limits = Limits { max_seqs: options.max_batch_size.max(1), token_budget };
+        let scheduler = Scheduler::new(KvPool::new(num_pages, options.prefix_cache), limits);
+        tracing::debug!(?plan, device = info.name, "model loaded");
+        Ok(Self {
+            tokenizer,
+            chat_template,
+            config,
+            fingerprint,
+            plan,
+            device_name: info.name,
+            max_seq_len,
+            scheduler,
+            runner,
+        })
     }
 
     /// Continues every request and returns the outputs in the order of the requests.
@@ -38,20 +136,128 @@ impl Engine {
     }
 
     /// As [`generate`](Self::generate), but yields every token as it comes, and each output when it is finished (in
-    /// order of completion). Dropping the iterator abandons what is unfinished.
+    /// order of completion). Requests that share a beginning are computed together. Dropping the iterator abandons
+    /// what is unfinished.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] or [`Error::PromptTooLong`] before anything is computed.
-    pub fn stream(&mut self, _requests: Vec<Request>) -> Result<impl Iterator<Item = Result<Event>> + '_> {
-        Ok(std::iter::empty())
+    pub fn stream(&mut self, requests: Vec<Request>) -> Result<Stream<'_>> {
+        for (index, request) in requests.iter().enumerate() {
+            self.check_request(index, request)?;
+        }
+        let mut order: Vec<(usize, Request)> = requests.into_iter().enumerate().collect();
+        order.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
+        let mut jobs = HashMap::new();
+        for (index, request) in order {
+            let generation = Generation::new(index, &request, &self.tokenizer);
+            let Request { prompt, max_new_tokens, sampling, .. } = request;
+            let id = self.scheduler.add(Job { tokens: prompt, work: Work::Generate { sampling, max_new_tokens } });
+            jobs.insert(id, generation);
+        }
+        Ok(Stream { engine: self, jobs, events: VecDeque::new() })
     }
 
-    /// The log-probabilities of every request, in order. Continuations share the pages of their context.
+    /// The log-probabilities of every request, in order. Continuations share the pages of their context, and what the
+    /// cache holds of the context is not computed again.
     ///
     /// # Errors
     /// As for [`generate`](Self::generate).
-    pub fn score(&mut self, _requests: Vec<ScoreRequest>) -> Result<Vec<Score>> {
-        Err(Error::InvalidRequest("the engine is not connected yet".into()))
+    pub fn score(&mut self, requests: Vec<ScoreRequest>) -> Result<Vec<Score>> {
+        for (index, request) in requests.iter().enumerate() {
+            self.check_score_request(index, request)?;
+        }
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.sort_by(|a, b| requests[*a].context.cmp(&requests[*b].context));
+        // Which request a job belongs to, and which continuation; `None`: the context.
+        let mut jobs: HashMap<usize, (usize, Option<usize>)> = HashMap::new();
+        for index in order {
+            let request = &requests[index];
+            if let Some(job) = context_job(request) {
+                jobs.insert(self.scheduler.add(job), (index, None));
+            }
+            for (i, continuation) in request.continuations.iter().enumerate() {
+                if let Some(job) = continuation_job(&request.context, continuation) {
+                    jobs.insert(self.scheduler.add(job), (index, Some(i)));
+                }
+            }
+        }
+        let mut scores: Vec<Score> = requests.iter().enumerate().map(|(i, request)| empty_score(i, request)).collect();
+        while !self.scheduler.is_idle() {
+            self.step(|_, id, progress, _| {
+                if let (Some((request, part)), Progress::Scored(found)) = (jobs.get(&id), progress) {
+                    fill(&mut scores[*request], *part, found);
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(scores)
+    }
+
+    /// One forward pass. An error abandons all work.
+    fn step(&mut self, mut on_progress: impl FnMut(&Tokenizer, usize, Progress, usize) -> Result<bool>) -> Result<()> {
+        let step = self.scheduler.schedule();
+        let output = if step.batch.ids.is_empty() { Ok(Default::default()) } else { self.runner.run(&step.batch) };
+        let tokenizer = &self.tokenizer;
+        let done = output.map_err(|e| (e, false)).and_then(|output| {
+            let on_progress = |id, progress, cached| on_progress(tokenizer, id, progress, cached);
+            self.scheduler.advance(&step, &output, on_progress).map_err(|e| (e, true))
+        });
+        done.map_err(|(error, is_intact)| {
+            self.scheduler.abort(is_intact);
+            error
+        })
+    }
+
+    fn check_request(&self, index: usize, request: &Request) -> Result<()> {
+        let invalid = |reason: String| Err(Error::InvalidRequest(format!("request {index}: {reason}")));
+        if request.max_new_tokens == 0 {
+            return invalid("max_new_tokens is 0; at least one token must be generated".into());
+        }
+        let sampling = request.sampling;
+        if !(sampling.temperature.is_finite() && sampling.temperature >= 0.0) {
+            return invalid(format!("temperature is {}; use 0 (greedy) or a positive number", sampling.temperature));
+        }
+        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
+            return invalid(format!("top_p is {}; use a number in (0, 1]", sampling.top_p));
+        }
+        self.check_tokens(index, &request.prompt, request.max_new_tokens)
+    }
+
+    fn check_score_request(&self, index: usize, request: &ScoreRequest) -> Result<()> {
+        self.check_tokens(index, &request.context, 0)?;
+        for continuation in request.continuations.iter().filter(|c| !c.is_empty()) {
+            self.check_tokens(index, continuation, request.context.len())?;
+        }
+        Ok(())
+    }
+
+    /// Refuses tokens that cannot be computed together with `others`.
+    fn check_tokens(&self, index: usize, tokens: &[u32], others: usize) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::InvalidRequest(format!("request {index}: the prompt has no tokens")));
+        }
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
+            let vocab = self.config.vocab_size;
+            return Err(Error::InvalidRequest(format!("request {index}: token {token} is outside the {vocab} known")));
+        }
+        let len = tokens.len().saturating_add(others);
+        if len > self.max_seq_len {
+            return Err(Error::PromptTooLong {
+                tokens: tokens.len(),
+                max_new_tokens: others,
+                max_seq_len: self.max_seq_len,
+            });
+        }
+        if len.div_ceil(PAGE_SIZE) > self.scheduler.num_pages() {
+            let token_bytes = self.plan.kv_cache / self.plan.kv_tokens.max(1);
+            return Err(Error::OutOfMemory {
+                what: "the KV cache of one sequence",
+                needed: len * token_bytes,
+                available: self.plan.kv_cache,
+                hint: "give the KV cache more memory, or shorten the prompt".into(),
+            });
+        }
+        Ok(())
     }
 
     /// The tokenizer.
@@ -71,21 +277,145 @@ impl Engine {
 
     /// Longest context in tokens, prompt and output together.
     pub fn max_seq_len(&self) -> usize {
-        self.config.max_position_embeddings
+        self.max_seq_len
     }
 
     /// Where the memory goes.
     pub fn memory_plan(&self) -> &MemoryPlan {
-        unimplemented!()
+        &self.plan
+    }
+
+    /// The device and its instructions, for people: `cpu (avx512-bf16, 2 threads)`.
+    pub fn device_name(&self) -> &str {
+        &self.device_name
     }
 
     /// What results depend on beside the request.
     pub fn fingerprint(&self) -> &Fingerprint {
-        unimplemented!()
+        &self.fingerprint
     }
 
     /// What has been computed since the engine was loaded.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        self.scheduler.stats()
+    }
+}
+
+/// The CPU backend, which is also what `auto` takes as long as there is no other.
+fn cpu_backend(options: &EngineOptions) -> Result<CpuBackend> {
+    if options.device == Device::Cuda {
+        return Err(Error::Device {
+            device: "cuda".into(),
+            reason: "this build has no CUDA backend yet\n\nhint: use --device cpu, or auto".into(),
+        });
+    }
+    let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+    let dtype = options.dtype.unwrap_or(best);
+    Ok(CpuBackend::new(CpuOptions { threads: options.threads.unwrap_or(0), dtype, level: None })?)
+}
+
+/// The generations of a call to [`Engine::stream`], token by token.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    engine: &'a mut Engine,
+    jobs: HashMap<usize, Generation>,
+    events: VecDeque<Event>,
+}
+
+impl Stream<'_> {
+    /// What has been computed since the engine was loaded.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let Self { engine, jobs, events } = self;
+        let eos = engine.config.eos_token_ids.clone();
+        engine.step(|tokenizer, id, progress, cached_tokens| {
+            let (Some(generation), Progress::Token(sampled)) = (jobs.get_mut(&id), progress) else { return Ok(false) };
+            let request = generation.request();
+            let finish = generation.push(sampled, &eos, tokenizer)?;
+            let is_output = finish != Some(crate::FinishReason::Eos);
+            let text = if finish.is_none() { generation.show() } else { String::new() };
+            let Some(reason) = finish else {
+                events.push_back(Event::Token { request, token: sampled.token, text });
+                return Ok(true);
+            };
+            let generation = jobs.remove(&id).expect("it was just found");
+            let (text, output) = generation.finish(reason, cached_tokens);
+            if is_output {
+                events.push_back(Event::Token { request, token: sampled.token, text });
+            } else if !text.is_empty() {
+                events.push_back(Event::Text { request, text });
+            }
+            events.push_back(Event::Finished(output));
+            Ok(false)
+        })
+    }
+}
+
+impl Iterator for Stream<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(Ok(event));
+            }
+            if self.engine.scheduler.is_idle() {
+                return None;
+            }
+            if let Err(error) = self.step() {
+                self.events.clear();
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.engine.scheduler.abort(true);
+    }
+}
+
+/// The job that scores the first token of every continuation, and the context itself if that is wanted.
+fn context_job(request: &ScoreRequest) -> Option<Job> {
+    let row = request.context.len() - 1;
+    let first_tokens = request.continuations.iter().filter_map(|c| c.first());
+    let targets: Vec<Target> = first_tokens.map(|token| Target { row, token: *token }).collect();
+    let prompt_losses = request.context_logprobs;
+    let wanted = prompt_losses || !targets.is_empty();
+    wanted.then(|| Job { tokens: request.context.clone(), work: Work::Score { targets, prompt_losses } })
+}
+
+/// The job that scores the tokens of a continuation after its first one.
+fn continuation_job(context: &[u32], continuation: &[u32]) -> Option<Job> {
+    let (_, rest) = continuation.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    let before = &continuation[..rest.len()];
+    let targets = rest.iter().enumerate().map(|(i, token)| Target { row: context.len() + i, token: *token }).collect();
+    let work = Work::Score { targets, prompt_losses: false };
+    Some(Job { tokens: [context, before].concat(), work })
+}
+
+fn empty_score(index: usize, request: &ScoreRequest) -> Score {
+    let continuations = request.continuations.iter().map(|c| vec![f32::NAN; c.len()]).collect();
+    let is_greedy = vec![true; request.continuations.len()];
+    Score { request: index, context: Vec::new(), continuations, is_greedy }
+}
+
+/// Puts what a job found where it belongs.
+fn fill(score: &mut Score, part: Option<usize>, found: Scores) {
+    let logprobs = |losses: &[TokenLoss]| losses.iter().map(|loss| loss.logprob).collect::<Vec<_>>();
+    if let Some(continuation) = part {
+        score.continuations[continuation][1..].copy_from_slice(&logprobs(&found.targets));
+        score.is_greedy[continuation] &= found.targets.iter().all(|loss| loss.is_greedy);
+        return;
+    }
+    score.context = logprobs(found.prompt.get(1..).unwrap_or_default());
+    let with_tokens = score.continuations.iter_mut().zip(&mut score.is_greedy).filter(|(c, _)| !c.is_empty());
+    for ((continuation, is_greedy), first) in with_tokens.zip(found.targets) {
+        continuation[0] = first.logprob;
+        *is_greedy &= first.is_greedy;
     }
 }

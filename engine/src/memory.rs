@@ -1,14 +1,133 @@
 //! The memory plan: what is allocated at load, and whether it fits.
 
+use crate::{Error, ModelConfig, ModelFiles, Result};
+use oc_kernels::{Dtype, PAGE_SIZE, WeightFormat};
+
+/// KV tokens that are enough to keep a batch of long prompts in flight, and their common beginnings.
+const DEFAULT_KV_TOKENS: usize = 1 << 16;
+
 /// Where the memory goes, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Weights in the layout that is computed with.
     pub weights: usize,
-    /// The KV pool.
+    /// The KV pool. Pages that were never used cost nothing.
     pub kv_cache: usize,
     /// Activations of one step.
     pub workspace: usize,
     /// Tokens that the KV pool holds.
     pub kv_tokens: usize,
+}
+
+impl MemoryPlan {
+    /// Decides the size of the KV pool, and refuses what does not fit.
+    ///
+    /// `page_bytes`: KV of one page over all layers; `available`: free memory, if known; `kv_cache_bytes`: the pool as
+    /// asked for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn new(
+        weights: usize,
+        workspace: usize,
+        page_bytes: usize,
+        max_seq_len: usize,
+        kv_cache_bytes: Option<usize>,
+        available: Option<usize>,
+    ) -> Result<Self> {
+        let out_of_memory = |what, needed: usize, available: usize, hint: &str| {
+            Err(Error::OutOfMemory { what, needed, available, hint: hint.into() })
+        };
+        let free = available.unwrap_or(usize::MAX);
+        let Some(left) = free.checked_sub(weights.saturating_add(workspace)) else {
+            let hint = "use a smaller or a quantised model, or free memory";
+            return out_of_memory("the model", weights.saturating_add(workspace), free, hint);
+        };
+        let page_bytes = page_bytes.max(1);
+        let one_sequence = max_seq_len.div_ceil(PAGE_SIZE);
+        let pages = match kv_cache_bytes {
+            Some(bytes) => bytes / page_bytes,
+            // A quarter of what is left, but one whole context at least where that fits.
+            None => (DEFAULT_KV_TOKENS / PAGE_SIZE).max(one_sequence).min((left / 4 / page_bytes).max(one_sequence)),
+        };
+        let kv_cache = pages.saturating_mul(page_bytes);
+        if pages == 0 || kv_cache > left {
+            let hint = "a shorter --max-seq-len or a smaller KV cache needs less";
+            return out_of_memory(
+                "the KV cache",
+                kv_cache.max(page_bytes),
+                left.min(kv_cache_bytes.unwrap_or(left)),
+                hint,
+            );
+        }
+        Ok(Self { weights, kv_cache, workspace, kv_tokens: pages * PAGE_SIZE })
+    }
+
+    /// Pages of the pool.
+    pub(crate) fn num_pages(&self) -> usize {
+        self.kv_tokens / PAGE_SIZE
+    }
+}
+
+/// Bytes that the weights of `files` will take, before any is packed: quantised ones keep their size (K-quants gain a
+/// little), others take the size of `dtype`.
+pub(crate) fn estimate_weights(files: &ModelFiles, dtype: Dtype) -> Result<usize> {
+    let mut bytes = 0_usize;
+    for name in files.tensor_names() {
+        let tensor = files.tensor(name)?;
+        let elements: usize = tensor.shape.iter().product();
+        bytes += match tensor.format {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 if tensor.shape.len() == 1 => 4 * elements,
+            WeightFormat::F32 if dtype == Dtype::F32 => 4 * elements,
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => 2 * elements,
+            _ => tensor.data.len(),
+        };
+    }
+    Ok(bytes)
+}
+
+/// Bytes of activations for steps of `token_budget` tokens.
+pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize) -> usize {
+    let heads = config.heads();
+    let cols = 3 * config.hidden_size + heads.qkv_cols() + heads.q_cols() + 3 * config.intermediate_size;
+    token_budget.saturating_mul(cols).saturating_mul(4)
+}
+
+/// Memory that can be had without swapping, in bytes; `None` where the system does not say.
+pub(crate) fn available_memory() -> Option<usize> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let meminfo = read("/proc/meminfo")?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let system = line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)?;
+    // A container's own limit, if there is one ("max" does not parse).
+    let number = |path| read(path)?.trim().parse::<usize>().ok();
+    let limit = number("/sys/fs/cgroup/memory.max")
+        .map(|max| max.saturating_sub(number("/sys/fs/cgroup/memory.current").unwrap_or(0)));
+    Some(limit.map_or(system, |limit| limit.min(system)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn the_pool_takes_a_quarter_of_what_is_left_up_to_the_default() {
+        let plan = |available| MemoryPlan::new(100 * MIB, 0, 1 << 14, 2048, None, available).unwrap();
+        assert_eq!(plan(None).kv_tokens, DEFAULT_KV_TOKENS);
+        assert_eq!(plan(Some(100_000 * MIB)).kv_tokens, DEFAULT_KV_TOKENS);
+        assert_eq!(plan(Some(140 * MIB)).kv_cache, 10 * MIB);
+        // One whole context even where it is more than a quarter.
+        assert_eq!(plan(Some(103 * MIB)).kv_tokens, 2048);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let refused = |kv, available| MemoryPlan::new(100 * MIB, 0, 1 << 14, 2048, kv, Some(available)).unwrap_err();
+        assert!(refused(None, 99 * MIB).to_string().starts_with("the model needs 100 MiB but only 99 MiB"));
+        assert!(refused(None, 101 * MIB).to_string().starts_with("the KV cache needs 2 MiB but only 1 MiB"));
+        assert!(refused(Some(64 * MIB), 150 * MIB).to_string().starts_with("the KV cache needs 64 MiB but only 50"));
+        assert!(refused(Some(10), 150 * MIB).to_string().starts_with("the KV cache needs"));
+    }
 }

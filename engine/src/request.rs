@@ -134,7 +134,14 @@ pub enum Event {
         request: usize,
         /// The token.
         token: u32,
-        /// The text it completes; empty while a character is incomplete.
+        /// The text it completes; empty while a character is incomplete, or may begin a stop string.
+        text: String,
+    },
+    /// Text that was held back because it might have begun a stop string.
+    Text {
+        /// Index of the request.
+        request: usize,
+        /// The text.
         text: String,
     },
     /// A request is done.

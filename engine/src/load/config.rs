@@ -2,7 +2,11 @@
 //!
 //! A field that would change the computation in a way this engine does not implement is an error that names it.
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    models::{ARCHITECTURES, Architecture},
+};
+use oc_kernels::{Heads, KvLayout};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -66,10 +70,6 @@ pub enum RopeScaling {
     },
 }
 
-/// The architectures this engine runs: Hugging Face class, `model_type`, GGUF name.
-pub(crate) const ARCHITECTURES: [(&str, &str, &str); 2] =
-    [("LlamaForCausalLM", "llama", "llama"), ("Qwen2ForCausalLM", "qwen2", "qwen2")];
-
 /// Fields that change the computation, with the one value that leaves it as implemented here (absent and `null` also do).
 const NEUTRAL: [(&str, &[&str]); 22] = [
     ("hidden_act", &["\"silu\"", "\"swish\""]),
@@ -126,7 +126,7 @@ impl ModelConfig {
             eos_token_ids = fields.ids("eos_token_id")?;
         }
         let config = Self {
-            architecture: architecture.to_owned(),
+            architecture: architecture.class.to_owned(),
             hidden_size,
             intermediate_size: fields.size("intermediate_size")?,
             num_layers: fields.size("num_hidden_layers")?,
@@ -139,12 +139,23 @@ impl ModelConfig {
             rope_theta,
             rope_scaling,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: architecture == "Qwen2ForCausalLM",
+            attention_bias: architecture.attention_bias,
             bos_token_id: fields.ids("bos_token_id")?.first().copied(),
             eos_token_ids,
         };
         config.validate(path)?;
         Ok(config)
+    }
+
+    /// The heads of each layer.
+    pub fn heads(&self) -> Heads {
+        Heads { num_heads: self.num_heads, num_kv_heads: self.num_kv_heads, head_dim: self.head_dim }
+    }
+
+    /// The geometry of a KV pool of `num_pages` pages.
+    pub(crate) fn kv_layout(&self, num_pages: usize) -> KvLayout {
+        let Self { num_layers, num_kv_heads, head_dim, .. } = *self;
+        KvLayout { num_layers, num_kv_heads, head_dim, num_pages }
     }
 
     /// Checks what every later computation relies on.
@@ -272,15 +283,15 @@ impl<'a> Fields<'a> {
         Ok(ids)
     }
 
-    fn architecture(&self) -> Result<&'static str> {
+    fn architecture(&self) -> Result<&'static Architecture> {
         let listed = self.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
         let model_type = self.get("model_type").and_then(Value::as_str);
-        let known = ARCHITECTURES.iter().find(|(class, kind, _)| match listed {
-            Some(listed) => *class == listed,
-            None => Some(*kind) == model_type,
+        let known = ARCHITECTURES.into_iter().find(|known| match listed {
+            Some(listed) => known.class == listed,
+            None => Some(known.model_type) == model_type,
         });
-        known.map(|(class, ..)| *class).ok_or_else(|| match listed.or(model_type) {
-            Some(name) => unknown_architecture(self.path, name, ARCHITECTURES.iter().map(|(class, ..)| *class)),
+        known.ok_or_else(|| match listed.or(model_type) {
+            Some(name) => unknown_architecture(self.path, name, ARCHITECTURES.iter().map(|known| known.class)),
             None => self.bad("architectures", self.get("architectures"), "a list with one class name"),
         })
     }

@@ -166,6 +166,10 @@ impl Gguf {
         self.file.path()
     }
 
+    pub fn map(&self) -> &MappedFile {
+        &self.file
+    }
+
     pub fn malformed(&self, reason: impl Into<String>) -> Error {
         self.file.malformed(reason)
     }

@@ -1,19 +1,22 @@
 //! The configuration from GGUF metadata, and the row order of `llama` files.
 
 use super::{
-    config::{ARCHITECTURES, ModelConfig, RopeScaling, unknown_architecture, unsupported},
+    config::{ModelConfig, RopeScaling, unknown_architecture, unsupported},
     gguf::{Gguf, TensorInfo},
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    models::{ARCHITECTURES, Architecture},
+};
 use oc_kernels::WeightFormat;
 use std::borrow::Cow;
 
 /// Reads the configuration of a GGUF model.
 pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
     let name = gguf.str("general.architecture")?.ok_or_else(|| gguf.missing("general.architecture"))?;
-    let known = ARCHITECTURES.iter().find(|(_, _, gguf)| *gguf == name);
-    let (architecture, ..) =
-        known.ok_or_else(|| unknown_architecture(gguf.path(), name, ARCHITECTURES.iter().map(|(_, _, name)| *name)))?;
+    let known = ARCHITECTURES.into_iter().find(|known| known.gguf == name);
+    let architecture =
+        known.ok_or_else(|| unknown_architecture(gguf.path(), name, ARCHITECTURES.iter().map(|known| known.gguf)))?;
     let key = |field: &str| format!("{name}.{field}");
     let hidden_size = gguf.required_usize(&key("embedding_length"))?;
     let num_heads = gguf.required_usize(&key("attention.head_count"))?;
@@ -42,7 +45,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
         .get("token_embd.weight")
         .ok_or_else(|| Error::MissingTensor { name: "token_embd.weight".into(), path: gguf.path().to_owned() })?;
     let config = ModelConfig {
-        architecture: (*architecture).to_owned(),
+        architecture: architecture.class.to_owned(),
         hidden_size,
         intermediate_size: gguf.required_usize(&key("feed_forward_length"))?,
         num_layers: gguf.required_usize(&key("block_count"))?,
@@ -136,7 +139,8 @@ pub(super) fn hf_bytes<'a>(gguf: &'a Gguf, config: &ModelConfig, gguf_name: &str
     let rows = info.shape[0];
     let head_dim = config.head_dim;
     let has_rows = rows.is_multiple_of(head_dim) && (info.shape.len() == 2 || !info.format.is_quantized());
-    if config.architecture != "LlamaForCausalLM" || !is_rotated || !has_rows {
+    let interleaved = Architecture::of_class(&config.architecture).is_some_and(|a| a.gguf_interleaves_heads);
+    if !interleaved || !is_rotated || !has_rows {
         return Cow::Borrowed(bytes); // a wrong shape is reported where it is checked
     }
     let row_bytes = bytes.len() / rows;

@@ -37,6 +37,21 @@ impl MappedFile {
         &self.path
     }
 
+    /// Gives the memory behind `bytes`, if they are part of this file, back to the operating system; reading them again
+    /// reads the file again.
+    pub fn release(&self, bytes: &[u8]) {
+        let (start, at) = (self.map.as_ptr() as usize, bytes.as_ptr() as usize);
+        if at < start || at + bytes.len() > start + self.map.len() {
+            return;
+        }
+        #[cfg(unix)]
+        // SAFETY: the map is a read-only view of a file: pages that are dropped are read from the file again, so no
+        // byte that a reference can see changes. A refusal changes nothing and is of no interest.
+        unsafe {
+            let _ = self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at - start, bytes.len());
+        }
+    }
+
     /// An [`Error::Malformed`] of this file.
     pub fn malformed(&self, reason: impl Into<String>) -> Error {
         Error::Malformed { path: self.path.clone(), reason: reason.into() }

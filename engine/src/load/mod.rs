@@ -153,6 +153,24 @@ impl ModelFiles {
         Ok(Tensor { name: hf_name.to_owned(), shape, format, data })
     }
 
+    /// Tells the operating system that the bytes of `tensor` will not be read soon: mapped pages count as memory in
+    /// use until then.
+    pub(crate) fn release(&self, tensor: &Tensor<'_>) {
+        let Cow::Borrowed(data) = tensor.data else { return };
+        match &self.source {
+            Source::Gguf(gguf, _) => gguf.map().release(data),
+            Source::Safetensors(shards) => shards.maps().iter().for_each(|map| map.release(data)),
+        }
+    }
+
+    /// As [`Self::release`], for everything.
+    pub(crate) fn release_all(&self) {
+        match &self.source {
+            Source::Gguf(gguf, _) => gguf.map().release(gguf.map()),
+            Source::Safetensors(shards) => shards.maps().iter().for_each(|map| map.release(map)),
+        }
+    }
+
     /// 32 hexadecimal digits that identify the configuration and the weights: a hash over every tensor's name, shape,
     /// format and bytes, whatever file they lie in. Reads the whole model, on all cores.
     ///

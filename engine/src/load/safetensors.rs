@@ -120,6 +120,10 @@ impl Shards {
         &self.tensors
     }
 
+    pub fn maps(&self) -> &[MappedFile] {
+        &self.files
+    }
+
     /// The bytes of `info`, which must come from this folder.
     pub fn bytes(&self, info: &TensorInfo) -> &[u8] {
         &self.files[info.file][info.range.clone()]

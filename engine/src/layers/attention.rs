@@ -1,0 +1,67 @@
+//! Grouped-query attention with rotary embedding: the projections around [`Backend::attention`].
+
+use super::Weights;
+use crate::{ModelConfig, Result};
+use oc_kernels::{Backend, Heads, PagedBatch};
+
+/// One layer's attention.
+pub(crate) struct Attention<B: Backend> {
+    heads: Heads,
+    /// `head_dim^-1/2`
+    scale: f32,
+    /// `[qkv_cols, hidden_size]`
+    qkv: B::Weight,
+    /// `[qkv_cols]`
+    qkv_bias: Option<B::Tensor>,
+    /// `[hidden_size, q_cols]`
+    output: B::Weight,
+}
+
+/// What attention writes on its way. `T` is the number of rows.
+pub(crate) struct AttentionSpace<'a, B: Backend> {
+    /// `[T, qkv_cols]`
+    pub qkv: &'a mut B::Tensor,
+    /// `[T, q_cols]`
+    pub attended: &'a mut B::Tensor,
+}
+
+impl<B: Backend> Attention<B> {
+    pub fn load(weights: &Weights<'_, B>, config: &ModelConfig) -> Result<Self> {
+        let heads = config.heads();
+        let (hidden, q, kv) = (config.hidden_size, heads.q_cols(), heads.num_kv_heads * heads.head_dim);
+        let qkv = [("self_attn.q_proj.weight", q), ("self_attn.k_proj.weight", kv), ("self_attn.v_proj.weight", kv)];
+        let bias = [("self_attn.q_proj.bias", q), ("self_attn.k_proj.bias", kv), ("self_attn.v_proj.bias", kv)];
+        Ok(Self {
+            heads,
+            scale: (heads.head_dim as f32).sqrt().recip(),
+            qkv: weights.matrix(&qkv, hidden)?,
+            qkv_bias: config.attention_bias.then(|| weights.vectors(&bias)).transpose()?,
+            output: weights.matrix(&[("self_attn.o_proj.weight", hidden)], q)?,
+        })
+    }
+
+    /// Stores the keys and values of `x` in layer `layer` of `kv`, and adds what its rows attend to to `hidden`.
+    /// `x`, `hidden`: `[T, hidden_size]`
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        rotary: &B::Tensor,
+        batch: &PagedBatch,
+        layer: usize,
+        kv: &mut B::KvCache,
+        space: AttentionSpace<'_, B>,
+        hidden: &mut B::Tensor,
+    ) -> Result<()> {
+        let AttentionSpace { qkv, attended } = space;
+        backend.linear(x, &self.qkv, self.qkv_bias.as_ref(), false, qkv)?;
+        backend.rotary_store_kv(qkv, rotary, self.heads, batch, layer, kv)?;
+        backend.attention(qkv, self.heads, batch, layer, kv, self.scale, attended)?;
+        Ok(backend.linear(attended, &self.output, None, true, hidden)?)
+    }
+
+    pub fn weights(&self) -> [&B::Weight; 2] {
+        [&self.qkv, &self.output]
+    }
+}

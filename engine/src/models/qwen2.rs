@@ -1,0 +1,11 @@
+//! Qwen2 and Qwen2.5 (arXiv 2407.10671): LLaMA with biases on the q, k and v projections.
+
+use super::Architecture;
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    class: "Qwen2ForCausalLM",
+    model_type: "qwen2",
+    gguf: "qwen2",
+    attention_bias: true,
+    gguf_interleaves_heads: false,
+};

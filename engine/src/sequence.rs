@@ -1,0 +1,256 @@
+//! One text that is being computed: what is wanted of it, how far it is, and which pages it holds.
+
+use crate::{
+    SamplingParams,
+    kv_cache::{BlockTable, KvPool, TokenLoss},
+};
+use oc_kernels::{PAGE_SIZE, Sampled, Sampling};
+
+/// Something to compute.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The prompt, at least one token.
+    pub tokens: Vec<u32>,
+    pub work: Work,
+}
+
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Choose a token after the last one, again and again.
+    Generate { sampling: SamplingParams, max_new_tokens: usize },
+    /// Find the log-probabilities of given tokens, in order of their rows.
+    Score { targets: Vec<Target>, prompt_losses: bool },
+}
+
+/// A token whose log-probability after a row is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// Position of the row, below the length of the prompt.
+    pub row: usize,
+    pub token: u32,
+}
+
+/// What a scoring job found.
+#[derive(Debug, Default)]
+pub(crate) struct Scores {
+    /// Of the targets, in their order.
+    pub targets: Vec<TokenLoss>,
+    /// Of the prompt's tokens; empty unless wanted.
+    pub prompt: Vec<TokenLoss>,
+}
+
+/// What a step brought a sequence.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// The next token of a generating sequence.
+    Token(Sampled),
+    /// All that a scoring sequence wanted.
+    Scored(Scores),
+}
+
+/// Whose log-probability a row was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Question {
+    /// The job's next target.
+    Target { token: u32 },
+    /// The prompt's next token.
+    Prompt { token: u32 },
+}
+
+impl Question {
+    pub fn token(self) -> u32 {
+        match self {
+            Self::Target { token } | Self::Prompt { token } => token,
+        }
+    }
+}
+
+impl Job {
+    /// Tokens it may have in the end.
+    pub fn max_len(&self) -> usize {
+        match self.work {
+            Work::Generate { max_new_tokens, .. } => self.tokens.len() + max_new_tokens,
+            Work::Score { .. } => self.tokens.len(),
+        }
+    }
+
+    /// Whether the log-probabilities of the prompt's own tokens are wanted.
+    pub fn wants_prompt_losses(&self) -> bool {
+        matches!(self.work, Work::Score { prompt_losses: true, .. })
+    }
+}
+
+/// An admitted job.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    /// Prompt and generated tokens.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    work: Work,
+    table: BlockTable,
+    /// Tokens at the start whose keys and values are there; `None` until the shared pages can be read.
+    computed: Option<usize>,
+    /// How many tokens the prefix cache saved.
+    cached: usize,
+    scores: Scores,
+    /// How many targets were asked for.
+    asked_targets: usize,
+    /// How many tokens of the prompt were asked for, or are known.
+    asked_prompt: usize,
+    /// How many pages have been given their losses.
+    kept_pages: usize,
+}
+
+/// A losses' placeholder for the first token of a text, which nothing predicts.
+const FIRST: TokenLoss = TokenLoss { logprob: f32::NAN, is_greedy: false };
+
+impl Sequence {
+    pub fn new(job: Job, table: BlockTable) -> Self {
+        Self {
+            prompt_len: job.tokens.len(),
+            tokens: job.tokens,
+            work: job.work,
+            table,
+            computed: None,
+            cached: 0,
+            scores: Scores::default(),
+            asked_targets: 0,
+            asked_prompt: 0,
+            kept_pages: 0,
+        }
+    }
+
+    pub fn is_generating(&self) -> bool {
+        self.tokens.len() > self.prompt_len
+    }
+
+    pub fn is_scoring(&self) -> bool {
+        matches!(self.work, Work::Score { .. })
+    }
+
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub fn pages(&self) -> &[u32] {
+        &self.table.pages
+    }
+
+    /// Tokens that are computed; 0 before [`start`](Self::start).
+    pub fn computed(&self) -> usize {
+        self.computed.unwrap_or(0)
+    }
+
+    /// Prompt tokens that the prefix cache saved.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Whether nothing is left to compute for now.
+    pub fn is_computed(&self) -> bool {
+        self.computed == Some(self.tokens.len())
+    }
+
+    /// Decides, once the shared pages can be read, where to start; returns whether it has been decided.
+    pub fn start(&mut self, pool: &KvPool) -> bool {
+        if self.computed.is_some() {
+            return true;
+        }
+        let hits = &self.table.pages[..self.table.hits];
+        if !hits.iter().all(|page| pool.is_filled(*page)) {
+            return false;
+        }
+        // The first row whose output is wanted: it goes through the model even if its key and value are there.
+        let first_row = match &self.work {
+            Work::Generate { .. } => self.prompt_len - 1,
+            Work::Score { targets, prompt_losses } => {
+                let first_target = targets.first().map_or(self.prompt_len, |target| target.row);
+                if !prompt_losses {
+                    first_target
+                } else if hits[..self.table.scored_hits].iter().any(|page| pool.losses(*page).is_none()) {
+                    return false;
+                } else {
+                    self.scores.prompt = hits.iter().map_while(|page| pool.losses(*page)).flatten().copied().collect();
+                    if self.scores.prompt.is_empty() {
+                        self.scores.prompt.push(FIRST);
+                    }
+                    self.asked_prompt = self.scores.prompt.len();
+                    self.kept_pages = self.asked_prompt / PAGE_SIZE;
+                    let unknown =
+                        if self.asked_prompt < self.prompt_len { self.asked_prompt - 1 } else { self.prompt_len };
+                    unknown.min(first_target)
+                }
+            }
+        };
+        self.cached = first_row.min(self.table.hits * PAGE_SIZE);
+        self.computed = Some(self.cached);
+        true
+    }
+
+    /// The key and value of which position are in a shared page already.
+    pub fn is_shared(&self, position: usize) -> bool {
+        position < self.table.hits * PAGE_SIZE
+    }
+
+    /// Says that the rows up to `end` are part of a step.
+    pub fn set_computed(&mut self, end: usize, pool: &mut KvPool) {
+        let full = self.computed() / PAGE_SIZE..end / PAGE_SIZE;
+        self.table.pages[full].iter().for_each(|page| pool.set_filled(*page));
+        self.computed = Some(end);
+    }
+
+    /// How the token after `row` is to be chosen, if one is wanted.
+    pub fn sampling(&self, row: usize) -> Option<Sampling> {
+        let Work::Generate { sampling, .. } = self.work else { return None };
+        let SamplingParams { temperature, top_k, top_p, seed } = sampling;
+        let counter = (self.tokens.len() - self.prompt_len) as u64;
+        (row + 1 == self.tokens.len()).then_some(Sampling { temperature, top_k, top_p, seed, counter })
+    }
+
+    /// The log-probabilities wanted after `row`, each asked once, rows in order.
+    pub fn questions(&mut self, row: usize) -> Vec<Question> {
+        let Work::Score { targets, prompt_losses } = &self.work else { return Vec::new() };
+        let mut questions = Vec::new();
+        if *prompt_losses && row + 1 == self.asked_prompt && self.asked_prompt < self.prompt_len {
+            questions.push(Question::Prompt { token: self.tokens[row + 1] });
+            self.asked_prompt += 1;
+        }
+        while let Some(target) = targets.get(self.asked_targets).filter(|target| target.row == row) {
+            questions.push(Question::Target { token: target.token });
+            self.asked_targets += 1;
+        }
+        questions
+    }
+
+    /// Takes the answer to a question, in the order they were asked.
+    pub fn answer(&mut self, question: Question, loss: TokenLoss) {
+        match question {
+            Question::Target { .. } => self.scores.targets.push(loss),
+            Question::Prompt { .. } => self.scores.prompt.push(loss),
+        }
+    }
+
+    /// Appends a generated token.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Leaves the losses of full pages with the pages.
+    pub fn keep_losses(&mut self, pool: &mut KvPool) {
+        let pages = self.scores.prompt.as_chunks::<PAGE_SIZE>().0;
+        for (losses, page) in pages.iter().zip(&self.table.pages).skip(self.kept_pages) {
+            pool.set_losses(*page, *losses);
+        }
+        self.kept_pages = pages.len();
+    }
+
+    /// What a scoring job found.
+    pub fn take_scores(&mut self) -> Scores {
+        std::mem::take(&mut self.scores)
+    }
+
+    /// Gives the pages back.
+    pub fn into_table(self) -> BlockTable {
+        self.table
+    }
+}
