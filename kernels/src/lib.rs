@@ -1,10 +1,12 @@
 //! The numeric operations of a decoder-only transformer.
 //!
 //! [`Backend`] is the contract; `cpu` implements it with run-time SIMD dispatch, `reference` holds the naive
-//! `f64` oracles every backend is tested against, and `ops` lists each operation with its cost and its test cases.
+//! `f64` oracles every backend is tested against, `ops` lists each operation with its cost and its test cases, and
+//! `bench` times them.
 //! This crate knows nothing of models, tokenizers or files.
 
 mod backend;
+pub mod bench;
 pub mod cpu;
 mod error;
 pub mod ops;

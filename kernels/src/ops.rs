@@ -9,8 +9,8 @@ use crate::{Backend, Dtype, Heads, Result, WeightFormat, reference};
 pub struct Op<B: Backend> {
     /// Method of [`Backend`] that it exercises.
     pub name: &'static str,
-    /// Problems of real models, for benchmarks.
-    pub model_shapes: fn() -> Vec<Shape>,
+    /// Problems of a real model, for benchmarks.
+    pub model_shapes: fn(&Workload<'_>) -> Vec<Shape>,
     /// A small random problem, edge cases included, for tests.
     pub random_shape: fn(&mut Rng) -> Shape,
     /// The least that a problem costs.
@@ -82,6 +82,9 @@ pub enum Shape {
         heads: Heads,
         /// New tokens, and tokens in the context, the new ones included.
         sequences: Vec<(usize, usize)>,
+        /// Leading tokens that all sequences have in common, in the same pages: a multiple of the page size, and less
+        /// than what any sequence has before its new tokens.
+        shared: usize,
     },
 }
 
@@ -90,15 +93,16 @@ impl std::fmt::Display for Shape {
         match self {
             Self::Rows { rows, cols } => write!(f, "{rows}×{cols}"),
             Self::Matrix { rows, inner, cols, format } => write!(f, "{rows}×{inner}×{cols} {}", format.name()),
-            Self::Attention { heads, sequences } => {
+            Self::Attention { heads, sequences, shared } => {
                 let Heads { num_heads, num_kv_heads, head_dim } = heads;
                 write!(f, "{num_heads}/{num_kv_heads}×{head_dim}")?;
                 match sequences.as_slice() {
                     [(new, context), rest @ ..] if rest.iter().all(|s| s == &sequences[0]) => {
-                        write!(f, " {}×{new}@{context}", sequences.len())
+                        write!(f, " {}×{new}@{context}", sequences.len())?;
                     }
-                    _ => write!(f, " {sequences:?}"),
+                    _ => write!(f, " {sequences:?}")?,
                 }
+                if *shared > 0 { write!(f, " ({shared} shared)") } else { Ok(()) }
             }
         }
     }
@@ -153,12 +157,25 @@ pub struct Peaks {
 impl Peaks {
     /// Seconds below which a problem cannot be done.
     pub fn floor_seconds(&self, cost: &Cost) -> f64 {
+        self.transfer_seconds(cost).max(self.arithmetic_seconds(cost))
+    }
+
+    /// Whether memory, not arithmetic, sets the floor.
+    pub fn is_memory_bound(&self, cost: &Cost) -> bool {
+        self.transfer_seconds(cost) > self.arithmetic_seconds(cost)
+    }
+
+    fn transfer_seconds(&self, cost: &Cost) -> f64 {
+        cost.bytes / self.read_gbps * 1e-9
+    }
+
+    fn arithmetic_seconds(&self, cost: &Cost) -> f64 {
         let gflops = match cost.unit {
             Unit::F32 => self.f32_gflops,
             Unit::Bf16 => self.bf16_gflops,
             Unit::Int8 => self.int8_gops,
         };
-        (cost.bytes / self.read_gbps).max(cost.flops / gflops) * 1e-9
+        cost.flops / gflops * 1e-9
     }
 }
 
@@ -191,20 +208,23 @@ pub const MODELS: [ModelShape; 5] = [
     ModelShape { name: "InternLM-20B", hidden: 5120, intermediate: 13824, heads: heads(40, 40, 128), vocab: 103_168 },
 ];
 
-/// Row counts of a decode step of one sequence and of a prompt chunk.
-pub const BENCH_ROWS: [usize; 2] = [1, 512];
+/// What a benchmark asks of an operation: the shapes that one step of a model makes it run.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'a> {
+    /// The model.
+    pub model: &'a ModelShape,
+    /// Tokens of the step: 1 is the decode step of one sequence.
+    pub rows: usize,
+    /// Storage formats of its weights.
+    pub formats: &'a [WeightFormat],
+}
 
-/// For every model and row count, the shape that `shape` makes of it, each once.
-pub fn per_model(shape: impl Fn(&ModelShape, usize) -> Vec<Shape>) -> Vec<Shape> {
-    let mut shapes: Vec<Shape> = Vec::new();
-    for new in
-        BENCH_ROWS.iter().flat_map(|rows| MODELS.iter().flat_map(|model| shape(model, *rows)).collect::<Vec<_>>())
-    {
-        if !shapes.contains(&new) {
-            shapes.push(new);
-        }
+impl Workload<'_> {
+    /// `[rows, inner]` times `[cols, inner]` in every format that can store rows of `inner` weights.
+    pub fn products(&self, rows: usize, inner: usize, cols: usize) -> impl Iterator<Item = Shape> {
+        let formats = self.formats.iter().filter(move |format| inner.is_multiple_of(format.block_len()));
+        formats.map(move |format| Shape::Matrix { rows, inner, cols, format: *format })
     }
-    shapes
 }
 
 /// Random numbers for test inputs: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -337,13 +357,13 @@ pub fn matrix_of(shape: &Shape) -> (usize, usize, usize, WeightFormat) {
     }
 }
 
-/// The heads and sequences of a [`Shape::Attention`].
+/// The heads, sequences and shared tokens of a [`Shape::Attention`].
 ///
 /// # Panics
 /// For another shape: an operation's row makes its own shapes.
-pub fn attention_of(shape: &Shape) -> (Heads, &[(usize, usize)]) {
+pub fn attention_of(shape: &Shape) -> (Heads, &[(usize, usize)], usize) {
     match shape {
-        Shape::Attention { heads, sequences } => (*heads, sequences),
+        Shape::Attention { heads, sequences, shared } => (*heads, sequences, *shared),
         _ => panic!("{shape} is no attention"),
     }
 }

@@ -8,6 +8,7 @@ mod kv_cache;
 pub mod linear;
 mod log_prob;
 mod parallel;
+mod peaks;
 mod rms_norm;
 mod rotary;
 mod sample;

@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Dtype, Heads, KvLayout, PAGE_SIZE, PagedBatch, Result,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, attention_of, per_model, rounded, subset, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, attention_of, rounded, subset, worse},
 };
 
 /// `softmax(q·kᵀ * scale)·v` and, element by element, the same sum of magnitudes `softmax(..)·|v|`, which is what
@@ -25,14 +25,17 @@ pub fn attention(query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>], scale: f
 }
 
 /// A batch of sequences `(new tokens, context)` whose pages lie scattered in a pool of the returned size, with pages
-/// of nobody between them.
-pub fn batch(rng: &mut Rng, sequences: &[(usize, usize)]) -> (PagedBatch, usize) {
+/// of nobody between them; the first `shared` tokens of all stand in the same pages.
+pub fn batch(rng: &mut Rng, sequences: &[(usize, usize)], shared: usize) -> (PagedBatch, usize) {
     let stride = sequences.iter().map(|s| s.1.div_ceil(PAGE_SIZE)).max().unwrap_or(0) + rng.below(2);
     let num_pages = sequences.len() * stride + 3;
     let mut free = rng.permutation(num_pages);
     let mut batch = PagedBatch { cu_seqlens_q: vec![0], block_table_stride: stride, ..PagedBatch::default() };
-    for (new, context) in sequences {
-        let pages = free.split_off(free.len() - stride);
+    for (seq, (new, context)) in sequences.iter().enumerate() {
+        let mut pages = free.split_off(free.len() - stride);
+        if seq > 0 {
+            pages[..shared / PAGE_SIZE].copy_from_slice(&batch.block_table[..shared / PAGE_SIZE]);
+        }
         for position in context - new..*context {
             batch.positions.push(position as u32);
             batch.slot_mapping.push(pages[position / PAGE_SIZE] * PAGE_SIZE as u32 + (position % PAGE_SIZE) as u32);
@@ -69,25 +72,27 @@ pub fn random_shape(rng: &mut Rng) -> Shape {
         let some = 1 + rng.below(context);
         (rng.pick(&[1, context, some]), context)
     });
-    Shape::Attention { sequences: sequences.collect(), heads: Heads { num_heads, num_kv_heads, head_dim } }
+    let mut sequences: Vec<_> = sequences.collect();
+    let shared = rng.pick(&[0, 0, 16, 112]);
+    sequences.iter_mut().for_each(|(_, context)| *context += shared);
+    Shape::Attention { sequences, heads: Heads { num_heads, num_kv_heads, head_dim }, shared }
 }
 
 /// The registry's row.
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "attention",
-        model_shapes: || {
-            per_model(|m, rows| {
-                let shape = |sequences| Shape::Attention { heads: m.heads, sequences };
-                match rows {
-                    1 => vec![shape(vec![(1, 1200)]), shape(vec![(1, 1200); 64])],
-                    _ => vec![shape(vec![(rows, rows)]), shape(vec![(rows, 2048)])],
-                }
-            })
+        model_shapes: |w| {
+            let shape = |sequences, shared| Shape::Attention { heads: w.model.heads, sequences, shared };
+            match w.rows {
+                1 => vec![shape(vec![(1, 1200)], 0), shape(vec![(1, 1200); 64], 0), shape(vec![(1, 1200); 64], 1104)],
+                rows if rows < 2048 => vec![shape(vec![(rows, rows)], 0), shape(vec![(rows, 2048)], 0)],
+                rows => vec![shape(vec![(rows, rows)], 0)],
+            }
         },
         random_shape,
         cost: |shape, dtype| {
-            let (heads, sequences) = attention_of(shape);
+            let (heads, sequences, shared) = attention_of(shape);
             let kv_bytes = heads.num_kv_heads * heads.head_dim * if dtype == Dtype::F32 { 8 } else { 4 };
             let (mut bytes, mut flops) = (0.0, 0.0);
             for (new, context) in sequences {
@@ -96,18 +101,22 @@ pub fn op<B: Backend>() -> Op<B> {
                 let pairs = new * (context - new) + new * (new + 1) / 2;
                 flops += 4.0 * (pairs * heads.q_cols()) as f64;
             }
+            bytes -= (sequences.len().saturating_sub(1) * shared * kv_bytes) as f64;
             Cost { bytes, flops, unit: Unit::of_products(dtype, None) }
         },
         // In bf16 the probabilities are rounded too: half an ulp, 2^-8 of each.
         tolerance: |_, dtype| if dtype == Dtype::F32 { 3e-6 } else { 4e-3 },
         trial: |backend, shape, seed, copies| {
-            let (heads, sequences) = attention_of(shape);
+            let (heads, sequences, shared) = attention_of(shape);
             let Heads { num_kv_heads, head_dim, .. } = heads;
             let mut rng = Rng(seed);
-            let (batch, num_pages) = batch(&mut rng, sequences);
+            let (batch, num_pages) = batch(&mut rng, sequences, shared);
             let all = whole(&batch);
             let cols = heads.qkv_cols();
-            let host = rng.vec(all.num_tokens() * cols, 2.0);
+            let mut host = rng.vec(all.num_tokens() * cols, 2.0);
+            for first in &all.cu_seqlens_q[..sequences.len()] {
+                host.copy_within(..shared * cols, *first as usize * cols);
+            }
             // An angle of zero: keys are stored as they are.
             let table = backend.rotary_table(&vec![0.0; head_dim / 2], 1.0, num_pages * PAGE_SIZE)?;
             let kv = (0..copies).map(|_| {

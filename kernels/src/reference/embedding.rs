@@ -3,17 +3,14 @@
 use super::dequant::dequantize;
 use crate::{
     Backend, Dtype, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, per_model, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, worse},
 };
 
 /// The registry's row; `inner` is the width of an embedding.
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "embedding",
-        model_shapes: || {
-            let shape = |rows, inner| Shape::Matrix { rows, inner, cols: 8192, format: WeightFormat::Bf16 };
-            per_model(|m, rows| vec![shape(rows, m.hidden)])
-        },
+        model_shapes: |w| w.products(w.rows, w.model.hidden, 8192).collect(),
         random_shape: |rng| {
             let format = rng.pick(&WeightFormat::ALL);
             let inner = format.block_len() * (1 + rng.below(3)) * if format.is_quantized() { 1 } else { 16 };

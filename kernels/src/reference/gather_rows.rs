@@ -2,14 +2,14 @@
 
 use crate::{
     Backend, Result,
-    ops::{Op, Rng, Shape, Trial, per_model, row_cost, rows_of, worse},
+    ops::{Op, Rng, Shape, Trial, row_cost, rows_of, worse},
 };
 
 /// The registry's row; `rows` counts the gathered ones, out of four times as many.
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "gather_rows",
-        model_shapes: || per_model(|m, rows| vec![Shape::Rows { rows, cols: m.hidden }]),
+        model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         cost: |shape, _| row_cost(shape, 8.0, 0.0),
         tolerance: |_, _| 0.0,

@@ -3,35 +3,22 @@
 use super::dequant::dequantize;
 use crate::{
     Backend, Dtype, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, per_model, rounded, subset, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, rounded, subset, worse},
 };
 
 /// The registry's row: with bias, accumulating.
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "linear",
-        model_shapes: || {
-            per_model(|m, rows| {
-                let shape = |inner, cols, format| Shape::Matrix { rows, inner, cols, format };
-                let all = |format| {
-                    [
-                        shape(m.hidden, m.heads.qkv_cols(), format),
-                        shape(m.heads.q_cols(), m.hidden, format),
-                        shape(m.hidden, 2 * m.intermediate, format),
-                        shape(m.intermediate, m.hidden, format),
-                    ]
-                };
-                let mut shapes = all(WeightFormat::Bf16).to_vec();
-                shapes.extend(all(WeightFormat::Q8_0));
-                // Rows that are no multiple of 256 hold no K-quant: such models are stored as Q4_0 or Q5_0 there.
-                let quarter =
-                    |inner: usize| if inner.is_multiple_of(256) { WeightFormat::Q4K } else { WeightFormat::Q4_0 };
-                shapes.extend(all(WeightFormat::Q4_0).into_iter().map(|s| {
-                    let (_, inner, cols, _) = matrix_of(&s);
-                    shape(inner, cols, quarter(inner))
-                }));
-                shapes
-            })
+        model_shapes: |w| {
+            let m = w.model;
+            let layers = [
+                (m.hidden, m.heads.qkv_cols()),
+                (m.heads.q_cols(), m.hidden),
+                (m.hidden, 2 * m.intermediate),
+                (m.intermediate, m.hidden),
+            ];
+            layers.into_iter().flat_map(|(inner, cols)| w.products(w.rows, inner, cols)).collect()
         },
         random_shape: |rng| {
             let format = rng.pick(&WeightFormat::ALL);

@@ -3,7 +3,7 @@
 use super::dequant::dequantize;
 use crate::{
     Backend, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, per_model, rounded, subset, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, Workload, matrix_of, rounded, subset, worse},
 };
 
 /// `logits - ln(sum(e^logits))`.
@@ -13,10 +13,9 @@ pub fn log_softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|l| l - log_sum).collect()
 }
 
-/// Shapes of the LM head.
-pub fn model_shapes() -> Vec<Shape> {
-    let format = WeightFormat::Bf16;
-    per_model(|m, rows| vec![Shape::Matrix { rows: rows.min(64), inner: m.hidden, cols: m.vocab, format }])
+/// Shapes of the LM head: few rows of a step reach it.
+pub fn model_shapes(w: &Workload<'_>) -> Vec<Shape> {
+    w.products(w.rows.min(64), w.model.hidden, w.model.vocab).collect()
 }
 
 /// Few tokens, or more than one chunk of the vocabulary.

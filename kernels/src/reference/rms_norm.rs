@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Result,
-    ops::{Op, Rng, Shape, Trial, per_model, relative_error, row_cost, rows_of, subset, worse},
+    ops::{Op, Rng, Shape, Trial, relative_error, row_cost, rows_of, subset, worse},
 };
 
 /// `x / sqrt(mean(x^2) + eps) * weight` for one row.
@@ -16,7 +16,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "rms_norm",
-        model_shapes: || per_model(|m, rows| vec![Shape::Rows { rows, cols: m.hidden }]),
+        model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         cost: |shape, _| row_cost(shape, 8.0, 4.0),
         tolerance: |_, _| 1e-6,

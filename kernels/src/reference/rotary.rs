@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Dtype, Heads, KvLayout, NO_SLOT, PagedBatch, Result,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, attention_of, per_model, subset, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, attention_of, subset, worse},
 };
 
 /// One head at `position`: pair `(i, i + half)` turns by `position * inv_freq[i]`, then is scaled by `factor`.
@@ -27,10 +27,13 @@ const FACTOR: f32 = 1.25;
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "rotary_store_kv",
-        model_shapes: || per_model(|m, rows| vec![Shape::Attention { heads: m.heads, sequences: vec![(rows, 1024)] }]),
+        model_shapes: |w| {
+            let sequences = vec![(w.rows, w.rows.max(1024))];
+            vec![Shape::Attention { heads: w.model.heads, sequences, shared: 0 }]
+        },
         random_shape: super::attention::random_shape,
         cost: |shape, dtype| {
-            let (heads, sequences) = attention_of(shape);
+            let (heads, sequences, _) = attention_of(shape);
             let rows: usize = sequences.iter().map(|s| s.0).sum();
             let (rotated, kv) =
                 ((heads.num_heads + heads.num_kv_heads) * heads.head_dim, heads.num_kv_heads * heads.head_dim);
@@ -40,9 +43,9 @@ pub fn op<B: Backend>() -> Op<B> {
         },
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| {
-            let (heads, sequences) = attention_of(shape);
+            let (heads, sequences, shared) = attention_of(shape);
             let mut rng = Rng(seed);
-            let (batch, num_pages) = super::attention::batch(&mut rng, sequences);
+            let (batch, num_pages) = super::attention::batch(&mut rng, sequences, shared);
             let host = rng.vec(batch.num_tokens() * heads.qkv_cols(), 2.0);
             let upload = || backend.upload(&host, batch.num_tokens(), heads.qkv_cols());
             let qkv = (0..copies).map(|_| upload()).collect::<Result<_>>()?;

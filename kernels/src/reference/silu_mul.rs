@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Result,
-    ops::{Op, Rng, Shape, Trial, per_model, relative_error, row_cost, rows_of, subset, worse},
+    ops::{Op, Rng, Shape, Trial, relative_error, row_cost, rows_of, subset, worse},
 };
 
 /// `silu(gate) * up` for one row `[gate | up]`.
@@ -15,7 +15,7 @@ pub fn silu_mul(gate_up: &[f32]) -> Vec<f64> {
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "silu_mul",
-        model_shapes: || per_model(|m, rows| vec![Shape::Rows { rows, cols: m.intermediate }]),
+        model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.intermediate }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         cost: |shape, _| row_cost(shape, 12.0, 20.0),
         tolerance: |_, _| 1e-6,

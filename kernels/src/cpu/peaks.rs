@@ -1,0 +1,210 @@
+//! What this machine can do at most, measured: the numbers that benchmarks are stated against.
+//!
+//! Every loop keeps enough independent accumulators in registers that only the execution units limit it, uses the
+//! instructions that the kernels of the level use for their products, and runs on all threads of the backend at once.
+
+use std::{hint::black_box, time::Instant};
+
+use super::{CpuBackend, SimdLevel};
+use crate::ops::Peaks;
+
+/// Repetitions of each loop; the best counts, for a peak is what the machine can do undisturbed.
+const REPEATS: usize = 5;
+/// Rounds of an arithmetic loop: a few milliseconds.
+const ROUNDS: usize = 1 << 20;
+/// Memory read by the bandwidth loop, beyond any last-level cache share.
+const READ_BYTES: usize = 512 << 20;
+
+/// A loop and how many operations one call of it does.
+type Arithmetic = (unsafe fn(), usize);
+
+impl CpuBackend {
+    /// Measures the peaks of this machine on this backend's threads and at its dispatch level; takes about a second.
+    ///
+    /// A level without instructions for bf16 products runs them as `f32` products, so there the two peaks are one.
+    pub fn measure_peaks(&self) -> Peaks {
+        let loops = loops(self.level);
+        let f32_gflops = self.rate(loops.f32);
+        Peaks {
+            f32_gflops,
+            bf16_gflops: loops.bf16.map_or(f32_gflops, |bf16| self.rate(bf16)),
+            int8_gops: self.rate(loops.int8),
+            read_gbps: self.read_rate(loops.read),
+        }
+    }
+
+    /// 10^9 operations a second on all threads together.
+    fn rate(&self, (body, ops): Arithmetic) -> f64 {
+        let once = || {
+            let seconds = self.pool.broadcast(|_| {
+                let start = Instant::now();
+                // SAFETY: `loops` chose the body by the level, whose support `CpuBackend::new` checked.
+                unsafe { body() };
+                start.elapsed().as_secs_f64()
+            });
+            seconds.into_iter().map(|s| ops as f64 / s).sum::<f64>() / 1e9
+        };
+        (0..REPEATS).map(|_| once()).fold(0.0, f64::max)
+    }
+
+    fn read_rate(&self, read: unsafe fn(&[u64]) -> u64) -> f64 {
+        let threads = self.threads();
+        let part = (READ_BYTES / 8 / threads).next_multiple_of(1 << 10);
+        let data = vec![1_u64; part * threads];
+        let once = || {
+            let start = Instant::now();
+            let sums = self.pool.broadcast(|context| {
+                let own = &data[context.index() * part..][..part];
+                // SAFETY: as in `rate`.
+                unsafe { read(own) }
+            });
+            black_box(sums);
+            (data.len() * 8) as f64 / start.elapsed().as_secs_f64() / 1e9
+        };
+        (0..REPEATS).map(|_| once()).fold(0.0, f64::max)
+    }
+}
+
+/// The loops of one dispatch level.
+struct Loops {
+    f32: Arithmetic,
+    bf16: Option<Arithmetic>,
+    int8: Arithmetic,
+    read: unsafe fn(&[u64]) -> u64,
+}
+
+fn loops(level: SimdLevel) -> Loops {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx2 => x86::AVX2,
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx512 => x86::AVX512,
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx512Bf16 => x86::AVX512_BF16,
+        _ => {
+            let (f32, int8) = ((portable::f32 as unsafe fn(), 2 * 64 * ROUNDS), (portable::int8 as _, 2 * 64 * ROUNDS));
+            Loops { f32, bf16: None, int8, read: portable::read }
+        }
+    }
+}
+
+/// Exclusive or of all words: four streams, because one alone leaves the prefetchers idle at the ends of pages.
+#[inline(always)]
+fn fold(data: &[u64]) -> u64 {
+    let (quarters, _) = data.as_chunks::<32>();
+    let (a, rest) = quarters.split_at(quarters.len() / 4);
+    let (b, rest) = rest.split_at(a.len());
+    let (c, d) = rest.split_at(a.len());
+    let mut sums = [[0_u64; 32]; 4];
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for (sums, line) in sums.iter_mut().zip([a, b, c, d]) {
+            for i in 0..32 {
+                sums[i] ^= line[i];
+            }
+        }
+    }
+    sums.as_flattened().iter().fold(0, |a, b| a ^ b)
+}
+
+mod portable {
+    use std::hint::black_box;
+
+    use super::ROUNDS;
+
+    pub(super) fn f32() {
+        let (a, b) = (black_box([0.999_f32; 64]), black_box([0.001_f32; 64]));
+        let mut acc = [1.0_f32; 64];
+        for _ in 0..ROUNDS {
+            for i in 0..64 {
+                acc[i] = acc[i] * a[i] + b[i];
+            }
+        }
+        black_box(acc);
+    }
+
+    pub(super) fn int8() {
+        let mut acc = [0_i32; 64];
+        let (a, b) = (black_box([3_u8; 64]), black_box([-2_i8; 64]));
+        for _ in 0..ROUNDS {
+            let (a, b) = (black_box(&a), black_box(&b));
+            for i in 0..64 {
+                acc[i] += i32::from(a[i]) * i32::from(b[i]);
+            }
+        }
+        black_box(acc);
+    }
+
+    pub(super) fn read(data: &[u64]) -> u64 {
+        super::fold(data)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::{arch::x86_64::*, hint::black_box};
+
+    use super::{Loops, ROUNDS, fold};
+
+    /// A loop over `$chains` accumulators, as a function with the target features.
+    macro_rules! arithmetic {
+        ($name:ident, $features:literal, $chains:literal, $start:expr, |$acc:ident, $x:ident| $step:expr) => {
+            #[target_feature(enable = $features)]
+            fn $name() {
+                let $x = black_box($start);
+                let mut accumulators = [$start; $chains];
+                for _ in 0..ROUNDS {
+                    for $acc in &mut accumulators {
+                        *$acc = $step;
+                    }
+                }
+                black_box(accumulators);
+            }
+        };
+    }
+
+    macro_rules! read {
+        ($name:ident, $features:literal) => {
+            #[target_feature(enable = $features)]
+            fn $name(data: &[u64]) -> u64 {
+                fold(data)
+            }
+        };
+    }
+
+    arithmetic!(f32_avx2, "avx2,fma", 12, _mm256_setzero_ps(), |acc, x| _mm256_fmadd_ps(x, x, *acc));
+    arithmetic!(int8_avx2, "avx2", 12, _mm256_setzero_si256(), |acc, x| {
+        let pairs = _mm256_maddubs_epi16(x, *acc);
+        _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, x))
+    });
+    arithmetic!(f32_avx512, "avx512f", 16, _mm512_setzero_ps(), |acc, x| _mm512_fmadd_ps(x, x, *acc));
+    arithmetic!(int8_avx512, "avx512f,avx512bw", 16, _mm512_setzero_si512(), |acc, x| {
+        let pairs = _mm512_maddubs_epi16(x, *acc);
+        _mm512_add_epi32(*acc, _mm512_madd_epi16(pairs, x))
+    });
+    arithmetic!(bf16_avx512, "avx512f,avx512bf16", 16, _mm512_setzero_ps(), |acc, x| {
+        // SAFETY: both types are 64 plain bytes.
+        let pair: __m512bh = unsafe { std::mem::transmute(x) };
+        _mm512_dpbf16_ps(*acc, pair, pair)
+    });
+    arithmetic!(int8_vnni, "avx512f,avx512vnni", 16, _mm512_setzero_si512(), |acc, x| {
+        _mm512_dpbusd_epi32(*acc, x, x)
+    });
+    read!(read_avx2, "avx2");
+    read!(read_avx512, "avx512f");
+
+    /// Twice the multiplications: `lanes` of each of the accumulators.
+    const fn ops(chains: usize, lanes: usize) -> usize {
+        2 * chains * lanes * ROUNDS
+    }
+
+    pub(super) const AVX2: Loops =
+        Loops { f32: (f32_avx2, ops(12, 8)), bf16: None, int8: (int8_avx2, ops(12, 32)), read: read_avx2 };
+    pub(super) const AVX512: Loops =
+        Loops { f32: (f32_avx512, ops(16, 16)), bf16: None, int8: (int8_avx512, ops(16, 64)), read: read_avx512 };
+    pub(super) const AVX512_BF16: Loops = Loops {
+        f32: (f32_avx512, ops(16, 16)),
+        bf16: Some((bf16_avx512, ops(16, 32))),
+        int8: (int8_vnni, ops(16, 64)),
+        read: read_avx512,
+    };
+}
