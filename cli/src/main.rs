@@ -1,1 +1,59 @@
-fn main() {}
+//! `oc-cli`: the only crate that reads arguments and the environment, prints, and decides the exit status.
+
+mod args;
+mod commands;
+mod diagnostics;
+mod interrupt;
+mod kwargs;
+mod progress;
+mod resolve;
+mod usage;
+
+use args::{Cli, Command};
+use clap::{Parser, error::ErrorKind};
+use commands::Outcome;
+use diagnostics::{Error, Result, Terminal};
+use std::{io::ErrorKind::BrokenPipe, process::ExitCode};
+
+fn main() -> ExitCode {
+    let terminal = Terminal::new();
+    let result = run(&terminal);
+    match &result {
+        // Whoever reads our output has seen enough.
+        Err(Error::Stdout(error)) if error.kind() == BrokenPipe => return ExitCode::SUCCESS,
+        Err(error) => terminal.error(error),
+        Ok(_) => {}
+    }
+    exit_code(&result)
+}
+
+/// The one place that decides the exit status.
+fn exit_code(result: &Result<Outcome>) -> ExitCode {
+    ExitCode::from(match result {
+        Ok(Outcome::Complete) => 0,
+        Ok(Outcome::WithFailures) => 1,
+        Err(Error::Eval(oc_eval::Error::Interrupted { .. })) => interrupt::EXIT_CODE,
+        Err(_) => 2,
+    })
+}
+
+fn run(terminal: &Terminal) -> Result<Outcome> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            error.print().map_err(Error::Stdout)?;
+            return Ok(Outcome::Complete);
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Err(Error::input("a command is missing", "`oc-cli --help` lists them"));
+        }
+        Err(error) => return Err(usage::explain(&error)),
+    };
+    terminal.init_logging(cli.debug)?;
+    match cli.command {
+        Command::Eval(args) => commands::eval::run(&args, terminal),
+        Command::Generate(args) => commands::generate::run(&args, terminal),
+        Command::Prompt(args) => commands::prompt::run(&args, terminal),
+        Command::BenchKernels(args) => commands::bench_kernels::run(&args),
+    }
+}

@@ -1,0 +1,81 @@
+//! The engine as the evaluation sees it.
+
+use oc_engine::{ChatMessage, Engine, Event, Request, Stats};
+use oc_eval::{Error, Message, Model, ModelIdentity, OnOutput, Result};
+
+/// [`Model`] over an [`Engine`].
+pub struct EngineModel {
+    name: String,
+    engine: Engine,
+}
+
+impl EngineModel {
+    /// `name` is for messages.
+    pub fn new(name: String, engine: Engine) -> Self {
+        Self { name, engine }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl Model for EngineModel {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn identity(&self) -> ModelIdentity {
+        let f = self.engine.fingerprint().clone();
+        ModelIdentity {
+            weights: f.weights,
+            tokenizer: f.tokenizer,
+            chat_template: f.chat_template,
+            dtype: f.dtype,
+            device: f.device,
+            numeric_version: f.numeric_version,
+        }
+    }
+
+    fn max_seq_len(&self) -> usize {
+        self.engine.max_seq_len()
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        Ok(self.engine.tokenizer().encode(text, add_special_tokens)?)
+    }
+
+    fn encode_all(&self, texts: &[String], add_special_tokens: bool) -> Result<Vec<Vec<u32>>> {
+        Ok(self.engine.tokenizer().encode_all(texts, add_special_tokens)?)
+    }
+
+    fn apply_chat_template(&self, messages: &[Message]) -> Result<String> {
+        let Some(template) = self.engine.chat_template() else {
+            return Err(Error::Config {
+                what: format!("{} has no chat template\n\nhint: use --hf-type base", self.name),
+            });
+        };
+        let message = |m: &Message| ChatMessage { role: m.role.clone(), content: m.content.clone() };
+        Ok(template.render(&messages.iter().map(message).collect::<Vec<_>>(), true)?)
+    }
+
+    fn generate(&mut self, requests: Vec<Request>, on_output: &mut OnOutput<'_>) -> Result<Stats> {
+        let before = self.engine.stats();
+        let since = |now: Stats| Stats {
+            prompt_tokens: now.prompt_tokens - before.prompt_tokens,
+            cached_tokens: now.cached_tokens - before.cached_tokens,
+            computed_prompt_tokens: now.computed_prompt_tokens - before.computed_prompt_tokens,
+            generated_tokens: now.generated_tokens - before.generated_tokens,
+            steps: now.steps - before.steps,
+        };
+        let mut stream = self.engine.stream(requests)?;
+        while let Some(event) = stream.next() {
+            if let Event::Finished(output) = event? {
+                on_output(output, since(stream.stats()))?;
+            }
+        }
+        let after = stream.stats();
+        Ok(since(after))
+    }
+}

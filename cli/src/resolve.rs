@@ -1,0 +1,279 @@
+//! Raw arguments → fully resolved settings: after this nobody reads flags, the environment or the clock.
+
+use crate::{
+    args::{EvalArgs, ModelArgs, QuestionArgs, RunArgs},
+    diagnostics::{Error, Result},
+    kwargs,
+};
+use oc_engine::{Device, EngineOptions};
+use oc_eval::{EvalConfig, ModelConfig, Resume, model_abbr};
+use std::path::{Path, PathBuf};
+
+/// A model and how to load it.
+#[derive(Debug)]
+pub struct Model {
+    /// A `.gguf` file or a folder.
+    pub path: PathBuf,
+    /// How to load it.
+    pub options: EngineOptions,
+    /// For the record.
+    pub config: ModelConfig,
+}
+
+/// What `eval` and `prompt` work on.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// The evaluation.
+    pub config: EvalConfig,
+    /// The model; `None` where the command was given none.
+    pub model: Option<Model>,
+}
+
+/// What of the environment decides settings.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// `COMPASS_DATA_CACHE`.
+    pub data_cache: Option<PathBuf>,
+    /// Local time, `YYYYmmdd_HHMMSS`.
+    pub now: Option<String>,
+}
+
+impl Environment {
+    /// Of this process.
+    pub fn read() -> Self {
+        let data_cache = std::env::var_os("COMPASS_DATA_CACHE").filter(|v| !v.is_empty()).map(PathBuf::from);
+        Self { data_cache, now: Some(jiff::ZonedDateTime::now().strftime("%Y%m%d_%H%M%S").to_string()) }
+    }
+}
+
+/// Settings of `eval` and `prompt`. What is worth knowing about an argument goes to `notes`.
+///
+/// # Errors
+/// Arguments that make no sense, and a model that is not there.
+pub fn evaluation(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result<Evaluation> {
+    let QuestionArgs { datasets, data_dir, subjects, limit, hf_type, meta_template, .. } = &args.questions;
+    let QuestionArgs { max_seq_len, max_out_len, stop_words, generation_kwargs, .. } = &args.questions;
+    check_mode(&args.run)?;
+    note_ineffective(&args.run, notes);
+    let sampling = kwargs::generation(generation_kwargs, notes)?;
+    // The output comes on top of the prompt's limit, as in OpenCompass.
+    let context = max_seq_len.map(|len| len + max_out_len);
+    let model = model(&args.model, context, notes)?;
+    let resume = args.run.reuse.as_ref().map(|run| match run.as_str() {
+        "latest" => Resume::Latest,
+        run => Resume::Run(run.to_owned()),
+    });
+    let config = EvalConfig {
+        datasets: datasets.clone(),
+        data_dir: find_data(data_dir.as_deref(), env.data_cache.as_deref()),
+        work_dir: args.run.work_dir.clone(),
+        model: model.as_ref().map(|model| model.config.clone()).unwrap_or_default(),
+        hf_type: (*hf_type).into(),
+        meta_template: meta_template.clone(),
+        max_seq_len: *max_seq_len,
+        max_out_len: *max_out_len,
+        batch_size: args.model.batch_size.unwrap_or(EngineOptions::default().max_batch_size),
+        subjects: subjects.clone(),
+        limit: *limit,
+        stop_words: stop_words.clone(),
+        temperature: sampling.temperature,
+        seed: sampling.seed,
+        resume,
+        dry_run: args.run.dry_run,
+        dump_eval_details: args.run.dump_eval_details,
+        timestamp: env.now,
+    };
+    Ok(Evaluation { config, model })
+}
+
+/// The model that the arguments name, if they name one. `max_seq_len`: prompt and output together.
+///
+/// # Errors
+/// Unknown keys, contradictions, and a path that does not exist.
+pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<String>) -> Result<Option<Model>> {
+    let kwargs = kwargs::model(&args.model_kwargs, notes)?;
+    let tokenizer_kwargs = kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
+    let dtype = match (args.dtype.and_then(|dtype| dtype.dtype()), kwargs.dtype) {
+        (Some(flag), Some(kwarg)) if flag != kwarg => {
+            return Err(Error::input(
+                format!("--dtype {} contradicts torch_dtype={} in --model-kwargs", flag.name(), kwarg.name()),
+                "leave one of the two out",
+            ));
+        }
+        (flag, kwarg) => flag.or(kwarg),
+    };
+    let device = match (Device::from(args.device), kwargs.device) {
+        (Device::Auto, Some(device)) => device,
+        (device, Some(kwarg)) if device != kwarg => {
+            return Err(Error::input(
+                "--device contradicts device_map in --model-kwargs",
+                "leave one of the two out; device_map='auto' goes with every device",
+            ));
+        }
+        (device, _) => device,
+    };
+    if device == Device::Cuda {
+        return Err(Error::input("this build has no CUDA backend yet", "use --device cpu, or leave it out"));
+    }
+    let Some(given) = &args.hf_path else { return Ok(None) };
+    let path = exists("--hf-path", given)?;
+    let tokenizer_path = args.tokenizer_path.as_ref().map(|given| exists("--tokenizer-path", given)).transpose()?;
+    let default = EngineOptions::default();
+    let options = EngineOptions {
+        device,
+        dtype,
+        threads: args.threads,
+        max_seq_len,
+        max_batch_size: args.batch_size.unwrap_or(default.max_batch_size),
+        kv_cache_bytes: args.kv_cache_mib.map(|mib| mib << 20),
+        prefix_cache: !args.no_prefix_cache,
+        // The tutorial gives the model's own folder, where a GGUF file or folder is found anyway.
+        tokenizer_path: tokenizer_path.filter(|tokenizer| *tokenizer != path),
+        ..default
+    };
+    let config = ModelConfig {
+        abbr: model_abbr(given),
+        path: given.clone(),
+        tokenizer_path: args.tokenizer_path.clone(),
+        model_kwargs: kwargs.raw,
+        tokenizer_kwargs,
+        num_gpus: args.num_gpus.unwrap_or(0),
+    };
+    Ok(Some(Model { path, options, config }))
+}
+
+/// The error of a command that needs a model and was given none.
+pub fn no_model() -> Error {
+    Error::input("no model was given", "name a .gguf file or a Hugging Face folder with --hf-path")
+}
+
+fn exists(flag: &str, given: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(given);
+    if path.exists() {
+        return Ok(path);
+    }
+    // `org/name` is how models are called on a hub.
+    let is_name = given.split('/').count() == 2 && !given.starts_with(['.', '/', '~']) && !given.ends_with(".gguf");
+    let hint = if is_name {
+        "nothing is downloaded: fetch the model first, then give its folder"
+    } else {
+        "give a .gguf file, or a folder with config.json, safetensors and tokenizer.json"
+    };
+    Err(Error::input(format!("{flag} {given}: no such file or folder"), hint))
+}
+
+fn check_mode(run: &RunArgs) -> Result<()> {
+    match run.mode.as_str() {
+        "all" => Ok(()),
+        "infer" | "eval" | "viz" => Err(Error::input(
+            format!("--mode {} is not supported: answers are kept as they come, and scored at the end", run.mode),
+            "leave it out; -r scores a finished run again without asking anything",
+        )),
+        other => Err(Error::input(format!("unknown mode `{other}`"), "the only mode here is all")),
+    }
+}
+
+fn note_ineffective(run: &RunArgs, notes: &mut Vec<String>) {
+    let mut note = |flag: &str, is_given: bool, why: &str| {
+        if is_given {
+            notes.push(format!("{flag} has no effect: {why}"));
+        }
+    };
+    note("--min-out-len", run.min_out_len.is_some_and(|n| n > 1), "nor has it in OpenCompass");
+    note("--pad-token-id", run.pad_token_id.is_some(), "sequences are never padded");
+    let one_process = "one process does all the work; see --threads";
+    note("--max-num-workers", run.max_num_workers.is_some_and(|n| n > 1), one_process);
+    note("--max-workers-per-gpu", run.max_workers_per_gpu.is_some_and(|n| n > 1), one_process);
+}
+
+/// Where the data is: as given, else in `data` below OpenCompass's cache folder or here, where there is any.
+fn find_data(given: Option<&Path>, cache: Option<&Path>) -> Option<PathBuf> {
+    if let Some(given) = given {
+        return Some(given.to_owned());
+    }
+    let candidates = cache.map(|cache| cache.join("data")).into_iter().chain([PathBuf::from("data")]);
+    candidates.into_iter().find(|dir| holds_data(dir))
+}
+
+fn holds_data(dir: &Path) -> bool {
+    let is_archive =
+        |name: &str| name == "ceval-exam.zip" || (name.starts_with("OpenCompassData-core-") && name.ends_with(".zip"));
+    dir.join("ceval").is_dir()
+        || std::fs::read_dir(dir)
+            .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_archive)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+    use oc_engine::Dtype;
+
+    fn eval(tail: &str) -> Result<(Evaluation, Vec<String>)> {
+        let line = format!("oc-cli eval --datasets ceval_gen {tail}");
+        let Command::Eval(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else { panic!("eval") };
+        let mut notes = Vec::new();
+        evaluation(&args, Environment::default(), &mut notes).map(|e| (e, notes))
+    }
+
+    #[test]
+    fn the_engine_gets_what_the_flags_say() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        let tail = format!(
+            "--hf-path {here} --tokenizer-path {here} --max-seq-len 100 --max-out-len 16 --batch-size 4 --threads 2 \
+             --kv-cache-mib 64 --no-prefix-cache --model-kwargs torch_dtype=torch.float32 --num-gpus 1 --device cpu"
+        );
+        let (evaluation, notes) = eval(&tail).unwrap();
+        let model = evaluation.model.unwrap();
+        let options = &model.options;
+        assert_eq!((options.max_seq_len, options.max_batch_size, options.threads), (Some(116), 4, Some(2)));
+        assert_eq!((options.kv_cache_bytes, options.prefix_cache), (Some(64 << 20), false));
+        assert_eq!((options.dtype, options.device), (Some(Dtype::F32), Device::Cpu));
+        assert_eq!(options.tokenizer_path, None);
+        assert_eq!((evaluation.config.max_seq_len, evaluation.config.batch_size), (Some(100), 4));
+        assert_eq!((model.config.num_gpus, model.config.tokenizer_path.as_deref()), (1, Some(here)));
+        assert_eq!(notes, [""; 0]);
+    }
+
+    #[test]
+    fn the_batch_size_is_the_engines_unless_given() {
+        let (evaluation, _) = eval("").unwrap();
+        assert!(evaluation.model.is_none());
+        assert_eq!(evaluation.config.batch_size, EngineOptions::default().max_batch_size);
+        assert_eq!((evaluation.config.max_seq_len, evaluation.config.max_out_len), (None, 256));
+    }
+
+    #[test]
+    fn contradictions_and_absent_models_are_errors() {
+        let error = |tail: &str| eval(tail).unwrap_err().to_string();
+        assert!(error("--dtype bf16 --model-kwargs torch_dtype=float32").contains("contradicts torch_dtype=f32"));
+        assert!(error("--device cpu --model-kwargs device_map=cuda").contains("contradicts device_map"));
+        assert!(error("--device cuda").starts_with("this build has no CUDA backend yet\n\nhint: "));
+        assert!(error("--model-kwargs device_map=cuda:0").starts_with("this build has no CUDA"));
+        assert!(error("--hf-path internlm/internlm2-7b").contains("nothing is downloaded"));
+        assert!(error("--hf-path ./absent.gguf").starts_with("--hf-path ./absent.gguf: no such file or folder"));
+        assert!(error("--mode infer").contains("-r scores a finished run again"));
+        assert!(error("--mode x").contains("unknown mode `x`"));
+    }
+
+    #[test]
+    fn flags_without_effect_are_noted() {
+        let (_, notes) = eval("--min-out-len 5 --pad-token-id 0 --max-num-workers 8 --max-workers-per-gpu 1").unwrap();
+        assert_eq!(notes.len(), 3, "{notes:?}");
+    }
+
+    #[test]
+    fn data_is_found_where_there_is_any() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        std::fs::create_dir_all(cache.join("data")).unwrap();
+        assert_eq!(find_data(None, Some(&cache)), None);
+        std::fs::write(cache.join("data/OpenCompassData-core-20240207.zip"), "").unwrap();
+        assert_eq!(find_data(None, Some(&cache)), Some(cache.join("data")));
+        std::fs::remove_file(cache.join("data/OpenCompassData-core-20240207.zip")).unwrap();
+        std::fs::create_dir_all(cache.join("data/ceval/formal_ceval")).unwrap();
+        assert_eq!(find_data(None, Some(&cache)), Some(cache.join("data")));
+        assert_eq!(find_data(Some(Path::new("x")), Some(&cache)), Some("x".into()));
+    }
+}
