@@ -76,7 +76,7 @@ impl Engine {
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
-        let chat_template = ChatTemplate::of_model(&files)?;
+        let chat_template = ChatTemplate::of_model(&files, options.tokenizer_path.as_deref())?;
         let info = backend.info();
         let fingerprint = Fingerprint {
             weights: files.fingerprint()?,

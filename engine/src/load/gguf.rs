@@ -284,11 +284,6 @@ impl Gguf {
             .map(Some)
     }
 
-    /// Whether `key` is present.
-    pub fn has(&self, key: &str) -> bool {
-        self.metadata.contains_key(key)
-    }
-
     fn text(&self, range: &Range<usize>, key: &str) -> Result<&str> {
         std::str::from_utf8(&self.file[range.clone()])
             .map_err(|_| self.malformed(format!("metadata `{key}` holds text that is not UTF-8")))

@@ -1,7 +1,9 @@
 //! Text to token ids and back, and chat templates.
 
 mod chat_template;
+mod gguf_vocab;
 mod tokenizer;
+mod tokenizer_config;
 
 pub use chat_template::{ChatMessage, ChatTemplate};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -1,26 +1,82 @@
 //! A tokenizer from `tokenizer.json` or from the vocabulary of a GGUF file.
 
-use crate::{Error, Result, load::ModelFiles};
-use std::path::Path;
+use super::{gguf_vocab, tokenizer_config::TokenizerConfig};
+use crate::{
+    Error, Result,
+    load::{ModelFiles, gguf, hash::hash, read_text},
+};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+};
+
+/// Fewer texts than this per thread are not worth a thread.
+const MIN_TEXTS_PER_THREAD: usize = 8;
 
 /// Turns text into token ids and back.
-pub struct Tokenizer {}
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab_size: usize,
+    fingerprint: String,
+}
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`, a folder that holds one, or the vocabulary of a `.gguf` file.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], or [`Error::Unsupported`] for a pre-tokenizer this engine does not know.
-    pub fn open(_path: &Path) -> Result<Self> {
-        Err(Error::Tokenizer("not connected yet".into()))
+    pub fn open(path: &Path) -> Result<Self> {
+        if gguf::is_gguf(path) {
+            return Self::new(gguf_vocab::tokenizer(&gguf::Gguf::open(path)?)?);
+        }
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        if path.is_dir() && !file.is_file() {
+            let slow = ["tokenizer.model", "vocab.json"].into_iter().find(|name| path.join(name).is_file());
+            return Err(Error::Malformed {
+                path: path.to_owned(),
+                reason: match slow {
+                    Some(name) => format!(
+                        "the folder has no tokenizer.json, only {name}\n\nhint: transformers writes one with \
+                         AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+                    ),
+                    None => {
+                        "the folder has no tokenizer.json\n\nhint: name another folder with --tokenizer-path".into()
+                    }
+                },
+            });
+        }
+        Self::from_json(file)
     }
 
     /// The tokenizer that belongs to `files`.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
-    pub(crate) fn of_model(_files: &ModelFiles) -> Result<Self> {
-        Err(Error::Tokenizer("not connected yet".into()))
+    pub(crate) fn of_model(files: &ModelFiles) -> Result<Self> {
+        match files.gguf() {
+            Some(gguf) => Self::new(gguf_vocab::tokenizer(gguf)?),
+            None => Self::open(files.path()),
+        }
+    }
+
+    fn from_json(file: PathBuf) -> Result<Self> {
+        let malformed = |reason: String| Error::Malformed { path: file.clone(), reason };
+        let text = read_text(&file)?;
+        let mut inner: tokenizers::Tokenizer =
+            text.parse().map_err(|e: tokenizers::Error| malformed(format!("not a tokenizer: {e}")))?;
+        // A tokenizer saved after training may still cut or pad; a prompt is never changed silently here.
+        inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
+        inner.with_padding(None);
+        if let Some(config) = file.parent().map(TokenizerConfig::of_folder).transpose()?.flatten() {
+            config.apply_bos_and_eos(&mut inner).map_err(malformed)?;
+        }
+        Self::new(inner)
+    }
+
+    fn new(inner: tokenizers::Tokenizer) -> Result<Self> {
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let text = inner.to_string(false).map_err(error)?;
+        Ok(Self { inner, vocab_size, fingerprint: format!("{:032x}", hash(text.as_bytes())) })
     }
 
     /// Ids of `text`. With `add_special_tokens` as the tokenizer does by default (a BOS only if it adds one). Special
@@ -28,8 +84,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
-    pub fn encode(&self, _text: &str, _add_special_tokens: bool) -> Result<Vec<u32>> {
-        Ok(Vec::new())
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, add_special_tokens).map_err(error)?.get_ids().to_vec())
     }
 
     /// [`encode`](Self::encode) of many texts, on several threads.
@@ -37,54 +93,86 @@ impl Tokenizer {
     /// # Errors
     /// As for [`encode`](Self::encode).
     pub fn encode_all(&self, texts: &[String], add_special_tokens: bool) -> Result<Vec<Vec<u32>>> {
-        texts.iter().map(|text| self.encode(text, add_special_tokens)).collect()
+        let threads = thread::available_parallelism().map_or(1, |n| n.get());
+        let per_thread = texts.len().div_ceil(threads).max(MIN_TEXTS_PER_THREAD);
+        let encode = |texts: &[String]| -> Result<Vec<Vec<u32>>> {
+            texts.iter().map(|text| self.encode(text, add_special_tokens)).collect()
+        };
+        let encode = &encode;
+        thread::scope(|scope| {
+            let parts: Vec<_> = texts.chunks(per_thread).map(|texts| scope.spawn(move || encode(texts))).collect();
+            let mut ids = Vec::with_capacity(texts.len());
+            for part in parts {
+                let part = part.join().map_err(|_| Error::Tokenizer("a tokenizer thread panicked".into()))?;
+                ids.extend(part?);
+            }
+            Ok(ids)
+        })
     }
 
-    /// The text of `ids`. Incomplete characters become U+FFFD.
+    /// The text of `ids`. Incomplete characters become U+FFFD. An id without a token (an embedding may have more rows
+    /// than the tokenizer has tokens) is no text, as in HF transformers.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for an id outside the vocabulary.
-    pub fn decode(&self, _ids: &[u32], _skip_special_tokens: bool) -> Result<String> {
-        Ok(String::new())
+    /// [`Error::Tokenizer`].
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special_tokens).map_err(error)
     }
 
     /// Starts decoding token by token, special tokens left out.
     pub fn stream(&self) -> TextStream {
-        TextStream {}
+        TextStream::default()
     }
 
     /// Largest id + 1.
     pub fn vocab_size(&self) -> usize {
-        0
+        self.vocab_size
     }
 
     /// The token of this id as it stands in the vocabulary, e.g. `Ġthe` or `<|im_end|>`; `None` outside it.
-    pub fn token(&self, _id: u32) -> Option<String> {
-        None
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// Whether `id` is a special token.
-    pub fn is_special(&self, _id: u32) -> bool {
-        false
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
     /// Fingerprint of everything that decides the ids, 32 hex digits.
     pub fn fingerprint(&self) -> &str {
-        ""
+        &self.fingerprint
     }
 }
 
+fn error(e: tokenizers::Error) -> Error {
+    Error::Tokenizer(e.to_string())
+}
+
 /// Decodes one sequence token by token without ever splitting a character.
-#[derive(Clone, Debug)]
-pub struct TextStream {}
+#[derive(Clone, Debug, Default)]
+pub struct TextStream {
+    /// The tokens that still matter: the last that were given out, as context, and those held back.
+    ids: Vec<u32>,
+    /// How many of them were given out.
+    context: usize,
+}
 
 impl TextStream {
     /// The text that `id` completes; empty while a character is incomplete.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for an id outside the vocabulary.
-    pub fn push(&mut self, _tokenizer: &Tokenizer, _id: u32) -> Result<String> {
-        Ok(String::new())
+    /// [`Error::Tokenizer`].
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let (given, text) = self.decode(tokenizer)?;
+        if text.len() <= given || text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.context);
+        self.context = self.ids.len();
+        Ok(text[given..].to_owned())
     }
 
     /// What is left: U+FFFD where a character was cut, else nothing. The pieces together equal
@@ -92,7 +180,16 @@ impl TextStream {
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
-    pub fn finish(self, _tokenizer: &Tokenizer) -> Result<String> {
-        Ok(String::new())
+    pub fn finish(self, tokenizer: &Tokenizer) -> Result<String> {
+        let (given, text) = self.decode(tokenizer)?;
+        Ok(text.get(given..).unwrap_or_default().to_owned())
+    }
+
+    /// Length of what was given out of the remaining tokens, and the text of all of them. Decoders look back at the
+    /// tokens before (a word's leading space), so a token is not decoded alone.
+    fn decode(&self, tokenizer: &Tokenizer) -> Result<(usize, String)> {
+        let context = tokenizer.decode(&self.ids[..self.context], true)?;
+        let text = tokenizer.decode(&self.ids, true)?;
+        Ok((if text.starts_with(&context) { context.len() } else { text.len() }, text))
     }
 }
