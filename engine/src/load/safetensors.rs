@@ -11,7 +11,7 @@ use serde::{
     de::{Deserializer, Error as _, MapAccess, Visitor},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map},
     fmt,
     ops::Range,
     path::Path,
@@ -218,11 +218,15 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         map.next_value::<serde::de::IgnoredAny>()?;
-                    } else if entries.contains_key(&name) {
-                        return Err(A::Error::custom(format!("tensor `{name}` appears twice")));
-                    } else {
-                        let info = map.next_value()?;
-                        entries.insert(name, info);
+                        continue;
+                    }
+                    match entries.entry(name) {
+                        btree_map::Entry::Vacant(entry) => {
+                            entry.insert(map.next_value()?);
+                        }
+                        btree_map::Entry::Occupied(entry) => {
+                            return Err(A::Error::custom(format!("tensor `{}` appears twice", entry.key())));
+                        }
                     }
                 }
                 Ok(Header(entries.into_iter().collect()))
