@@ -1,1 +1,1 @@
-//! Benchmarks live in `kernels.rs`; measured tables in `results/`.
+//! Benchmarks: `forward.rs` times whole models; measured tables are in `results/`.

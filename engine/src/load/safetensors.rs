@@ -176,6 +176,11 @@ fn header(file: &MappedFile) -> Result<BTreeMap<String, Entry>> {
             return Err(file.malformed(format!("tensors `{}` and `{}` overlap", pair[0].2, pair[1].2)));
         }
     }
+    // The format has no holes: bytes that belong to no tensor mean that the header is not the one of this data.
+    let used: usize = order.iter().map(|(start, end, _)| end - start).sum();
+    if used != data_len {
+        return Err(file.malformed(format!("its tensors have {used} bytes, but {data_len} bytes of data follow")));
+    }
     Ok(entries)
 }
 
