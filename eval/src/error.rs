@@ -104,6 +104,14 @@ pub enum Error {
         /// What was there.
         found: String,
     },
+    /// Another process is writing the run.
+    #[error(
+        "{run} is being written by another process\n\nhint: wait for it or stop it; without -r a new run is started"
+    )]
+    Locked {
+        /// The run.
+        run: String,
+    },
     /// The answers recorded in a run were made under other settings.
     #[error("{run} cannot be resumed: {}\n\nhint: use the settings of that run, or start a new one without -r", differences.join("; "))]
     Mismatch {

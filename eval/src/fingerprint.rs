@@ -1,0 +1,138 @@
+//! What makes two answers to the same prompt comparable: written at the head of a journal, compared on resume.
+
+use crate::{EvalConfig, ModelIdentity};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// Everything an answer depends on beside the ids of its prompt, which stand with each answer. Names and paths are
+/// left out on purpose: the same weights under another name give the same answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Fingerprint {
+    /// The model, field by field.
+    #[serde(flatten)]
+    model: ModelIdentity,
+    /// `base` or `chat`.
+    hf_type: String,
+    /// Name of the meta template.
+    meta_template: Option<String>,
+    /// Limit of the prompt in tokens.
+    max_seq_len: Option<usize>,
+    /// Limit of the output in tokens.
+    max_out_len: usize,
+    /// Stop strings, in order.
+    stop_words: Vec<String>,
+    /// As text, because JSON has no `f32`.
+    temperature: String,
+    /// Only where it has an effect.
+    seed: Option<u64>,
+}
+
+impl Fingerprint {
+    pub(crate) fn new(config: &EvalConfig, model: ModelIdentity) -> Self {
+        Self {
+            model,
+            hf_type: config.hf_type.name().into(),
+            meta_template: config.meta_template.clone(),
+            max_seq_len: config.max_seq_len,
+            max_out_len: config.max_out_len,
+            stop_words: config.stop_words.clone(),
+            temperature: config.temperature.to_string(),
+            seed: (config.temperature > 0.0).then_some(config.seed),
+        }
+    }
+
+    /// As a JSON object.
+    pub(crate) fn to_map(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            // Strings and numbers in a struct always make an object.
+            _ => unreachable!("a fingerprint is an object"),
+        }
+    }
+
+    /// One text per field that differs from what is `recorded`: name, recorded value, present value.
+    pub(crate) fn differences(&self, recorded: &Map<String, Value>) -> Vec<String> {
+        let present = self.to_map();
+        let names = present.keys().chain(recorded.keys().filter(|name| !present.contains_key(*name)));
+        names
+            .filter(|name| present.get(*name) != recorded.get(*name))
+            .map(|name| format!("{name} was {}, now {}", show(recorded.get(name)), show(present.get(name))))
+            .collect()
+    }
+}
+
+fn show(value: Option<&Value>) -> String {
+    match value {
+        None => "not recorded".into(),
+        Some(Value::Null) => "none".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// SHA-256 of token ids as little-endian 32-bit words, in hex.
+pub(crate) fn hash_ids(ids: &[u32]) -> String {
+    let mut hash = Sha256::new();
+    for id in ids {
+        hash.update(id.to_le_bytes());
+    }
+    hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> ModelIdentity {
+        ModelIdentity {
+            weights: "w".into(),
+            tokenizer: "t".into(),
+            chat_template: None,
+            dtype: "f32".into(),
+            device: "cpu".into(),
+            numeric_version: "1".into(),
+        }
+    }
+
+    #[test]
+    fn every_setting_that_matters_is_compared_and_named() {
+        let base = EvalConfig::default();
+        let recorded = Fingerprint::new(&base, identity()).to_map();
+        let differences =
+            |config: EvalConfig, model: ModelIdentity| Fingerprint::new(&config, model).differences(&recorded);
+        assert_eq!(differences(base.clone(), identity()), [""; 0]);
+        // The seed has no effect on greedy answers; names have none at all.
+        let mut same = EvalConfig { seed: 7, batch_size: 1, limit: Some(3), ..base.clone() };
+        same.model.path = "elsewhere".into();
+        assert_eq!(differences(same, identity()), [""; 0]);
+
+        let other = EvalConfig { max_seq_len: Some(128), stop_words: vec!["\n".into()], ..base.clone() };
+        let model = ModelIdentity { dtype: "bf16".into(), chat_template: Some("c".into()), ..identity() };
+        let wanted = [
+            "chat_template was none, now c",
+            "dtype was f32, now bf16",
+            "max_seq_len was none, now 128",
+            r#"stop_words was [], now ["\n"]"#,
+        ];
+        assert_eq!(differences(other, model), wanted);
+        let hot = EvalConfig { temperature: 0.5, seed: 7, ..base };
+        assert_eq!(differences(hot, identity()), ["temperature was 0, now 0.5", "seed was none, now 7"]);
+
+        let mut newer = recorded.clone();
+        newer.insert("rope".into(), "x".into());
+        let now = Fingerprint::new(&EvalConfig::default(), identity());
+        assert_eq!(now.differences(&newer), ["rope was x, now not recorded"]);
+    }
+
+    #[test]
+    fn ids_are_hashed_as_words() {
+        // sha256 of the bytes 01 00 00 00 02 01 00 00, from Python's hashlib.
+        assert_eq!(hash_ids(&[1, 258]), "fb8bbe2ad3ab5292f19bc5d75bbab9b5fbddc5a78ce47ab41b2d3d59bca08596");
+        assert_ne!(hash_ids(&[1, 2]), hash_ids(&[2, 1]));
+    }
+}

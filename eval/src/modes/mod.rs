@@ -1,0 +1,3 @@
+//! How questions become requests, one file per mode.
+
+pub(crate) mod r#gen;

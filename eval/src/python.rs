@@ -1,0 +1,150 @@
+//! Values as Python writes them: `repr` of strings, numbers and containers, and configuration files as OpenCompass
+//! dumps them (mmengine's layout: keys sorted, `dict(…)` calls, four spaces, every list element on its own line).
+
+use serde_json::{Map, Value};
+
+/// `repr` of a string: single quotes unless it holds some and no double ones; what Python does not call printable is
+/// escaped.
+pub(crate) fn string(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c => match u32::from(c) {
+                code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
+                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
+                code => out.push_str(&format!("\\U{code:08x}")),
+            },
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// Rust and Python agree on what is printable. Only `str::escape_debug` tells, and it treats the first character
+/// specially.
+fn is_printable(c: char) -> bool {
+    matches!(c, '"' | '\'') || !String::from_iter(['a', c]).escape_debug().any(|c| c == '\\')
+}
+
+/// `repr` of a float.
+pub(crate) fn float(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".into();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf" } else { "-inf" }.into();
+    }
+    // Python writes an exponent outside 1e-4 ≤ |x| < 1e16, with a sign and two digits at least.
+    if x == 0.0 || (1e-4..1e16).contains(&x.abs()) {
+        return format!("{x:?}");
+    }
+    let text = format!("{x:e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+    format!("{mantissa}e{sign}{digits:0>2}")
+}
+
+/// `repr` of a value, on one line.
+pub(crate) fn repr(value: &Value) -> String {
+    match value {
+        Value::Null => "None".into(),
+        Value::Bool(true) => "True".into(),
+        Value::Bool(false) => "False".into(),
+        Value::Number(n) if n.is_f64() => n.as_f64().map_or_else(|| n.to_string(), float),
+        Value::Number(n) => n.to_string(),
+        Value::String(text) => string(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(repr).collect::<Vec<_>>().join(", ")),
+        Value::Object(map) => {
+            let pairs: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", string(k), repr(v))).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+    }
+}
+
+/// A configuration file: one assignment per key of `config`.
+pub(crate) fn config(config: &Map<String, Value>) -> String {
+    let mut assignments: Vec<(&String, &Value)> = config.iter().collect();
+    assignments.sort_by_key(|(key, _)| *key);
+    let lines: Vec<String> = assignments.iter().map(|(key, value)| pair(key, value, false)).collect();
+    lines.join("\n")
+}
+
+/// The inside of a `dict(…)`, or a `{…}` where a key is no identifier.
+fn dict(map: &Map<String, Value>) -> String {
+    let quoted = !map.keys().all(|key| is_identifier(key));
+    let mut pairs: Vec<(&String, &Value)> = map.iter().collect();
+    pairs.sort_by_key(|(key, _)| *key);
+    let pairs: Vec<String> = pairs.iter().map(|(key, value)| pair(key, value, quoted)).collect();
+    let inside = pairs.join(",\n");
+    if quoted { format!("{{{inside}}}") } else { inside }
+}
+
+fn pair(key: &str, value: &Value, quoted: bool) -> String {
+    let start = if quoted { format!("'{key}': ") } else { format!("{key}=") };
+    match value {
+        // A nested dictionary begins on a line of its own, an element of a list does not.
+        Value::Object(map) => format!("{start}dict(\n    {})", indent(&dict(map))),
+        Value::Array(items) => format!("{start}{}", list(items)),
+        value => format!("{start}{}", repr(value)),
+    }
+}
+
+fn list(items: &[Value]) -> String {
+    let mut text = "[\n".to_owned();
+    for item in items {
+        match item {
+            Value::Object(map) => text += &format!("dict({}),\n", indent(&dict(map))),
+            Value::Array(items) => text += &format!("{},\n", list(items)),
+            item => text += &format!("{},\n", repr(item)),
+        }
+    }
+    format!("{}]", indent(&text))
+}
+
+/// Four spaces before every line but the first.
+fn indent(text: &str) -> String {
+    text.replace('\n', "\n    ")
+}
+
+fn is_identifier(key: &str) -> bool {
+    let mut chars = key.chars();
+    chars.next().is_some_and(|c| c == '_' || c.is_alphabetic()) && chars.all(|c| c == '_' || c.is_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn repr_is_pythons() {
+        // Each right side is what Python 3.11 prints.
+        assert_eq!(string("a'b"), r#""a'b""#);
+        assert_eq!(string(r#"a'b"c"#), r#"'a\'b"c'"#);
+        assert_eq!(string("答案: \n\t\\"), r"'答案: \n\t\\'");
+        assert_eq!(
+            string("\u{3000}\u{7f}\u{e9}\u{301}\u{a0}\u{e0001}\0"),
+            "'\\u3000\\x7f\u{e9}\u{301}\\xa0\\U000e0001\\x00'"
+        );
+        let floats = [31.57894736842105, 100.0, 0.0, 1e-5, 0.0001, 1e16, 123456789.5, -2.5e-7, 1e22];
+        let texts =
+            ["31.57894736842105", "100.0", "0.0", "1e-05", "0.0001", "1e+16", "123456789.5", "-2.5e-07", "1e+22"];
+        assert_eq!(floats.map(float), texts);
+        let value = json!({"a": [1, 2.5, null, true], "b": {"c": "d'"}});
+        assert_eq!(repr(&value), r#"{'a': [1, 2.5, None, True], 'b': {'c': "d'"}}"#);
+    }
+
+    #[test]
+    fn keys_that_are_no_identifiers_make_a_literal() {
+        let Value::Object(map) = json!({"b": {"x-y": 1, "z": {}}, "a": []}) else { unreachable!() };
+        assert_eq!(config(&map), "a=[\n    ]\nb=dict(\n    {'x-y': 1,\n    'z': dict(\n        )})");
+    }
+}
