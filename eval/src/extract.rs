@@ -1,5 +1,11 @@
 //! Answer rules: from a generated text to an answer, each rule with an id.
 
+use regex::Regex;
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex},
+};
+
 /// A post-processor of OpenCompass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extractor {
@@ -23,14 +29,163 @@ pub struct Extracted {
     pub rule: String,
 }
 
+impl Extracted {
+    fn none() -> Self {
+        Self { answer: String::new(), rule: "none".into() }
+    }
+}
+
 impl Extractor {
     /// What OpenCompass reads out of `text`.
-    pub fn extract(&self, _text: &str) -> Extracted {
-        Extracted { answer: String::new(), rule: "none".into() }
+    pub fn extract(&self, text: &str) -> Extracted {
+        match self {
+            // Rust's and Python's `isupper` are both Unicode's derived property Uppercase.
+            Self::FirstCapital => text
+                .chars()
+                .find(|c| c.is_uppercase())
+                .map_or_else(Extracted::none, |c| Extracted { answer: c.to_string(), rule: "first-capital".into() }),
+            Self::FirstOption { options, cushion } => first_option(text, options, *cushion),
+        }
     }
 
-    /// Our strict reading beside it: only an answer that is unmistakably one of the options.
-    pub fn extract_strict(&self, _text: &str) -> Extracted {
-        Extracted { answer: String::new(), rule: "none".into() }
+    /// Our strict reading beside it: the first line that is not blank has to begin with exactly one option letter,
+    /// bare or in brackets or emphasis, and go on with nothing or with a mark that ends it.
+    ///
+    /// `C`, `(C)`, `**C**`, `C. text` and `C、文` are answers; `CPU`, `C语言` and `A or B` are none.
+    pub fn extract_strict(&self, text: &str) -> Extracted {
+        let options = match self {
+            Self::FirstCapital => "ABCD",
+            Self::FirstOption { options, .. } => options,
+        };
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        let line = line.trim_start_matches(['(', '（', '[', '【', '*', '"', '“']);
+        let mut chars = line.chars();
+        let Some(letter) = chars.next().filter(|letter| options.contains(*letter)) else { return Extracted::none() };
+        let rest = chars.as_str().trim_start_matches([')', '）', ']', '】', '*', '"', '”']);
+        let closed = rest.len() < chars.as_str().len();
+        let ends =
+            rest.is_empty() || closed || rest.starts_with(['.', '。', '．', '、', ',', '，', ':', '：', ';', '；']);
+        if ends { Extracted { answer: letter.to_string(), rule: "strict-letter".into() } } else { Extracted::none() }
+    }
+}
+
+/// The patterns of `first_option_postprocess` in OpenCompass 0.5.4, in order, `@` for the class of option letters. The
+/// fourteenth is two patterns in one, as a missing comma made it there.
+const PATTERNS: [&str; 50] = [
+    r"答案是?\s*([@])",
+    r"答案是?\s*：\s*([@])",
+    r"答案是?\s*:\s*([@])",
+    r"答案选项应?该?是\s*([@])",
+    r"答案选项应?该?为\s*([@])",
+    r"答案应该?是\s*([@])",
+    r"答案应该?选\s*([@])",
+    r"答案选项为?\s*：\s*([@])",
+    r"答案选项为?\s+\(?\*?\*?([@])\*?\*?\)?",
+    r"答案选项是?\s*:\s*([@])",
+    r"答案为\s*([@])",
+    r"答案选\s*([@])",
+    r"选择?\s*([@])",
+    r"故选?\s*([@])只有选?项?\s?([@])\s?是?对",
+    r"只有选?项?\s?([@])\s?是?错",
+    r"只有选?项?\s?([@])\s?不?正确",
+    r"只有选?项?\s?([@])\s?错误",
+    r"说法不?对选?项?的?是\s?([@])",
+    r"说法不?正确选?项?的?是\s?([@])",
+    r"说法错误选?项?的?是\s?([@])",
+    r"([@])\s?是正确的",
+    r"([@])\s?是正确答案",
+    r"选项\s?([@])\s?正确",
+    r"所以答\s?([@])",
+    r"所以\s?([@][.。$]?$)",
+    r"所有\s?([@][.。$]?$)",
+    r"[\s，：:,]([@])[。，,.]?$",
+    r"[\s，,：:][故即]([@])[。.]?$",
+    r"[\s，,：:]因此([@])[。.]?$",
+    r"[是为。]\s?([@])[。.]?$",
+    r"因此\s?([@])[。.]?$",
+    r"显然\s?([@])[。.]?$",
+    r"答案是\s?(\S+)(?:。|$)",
+    r"答案应该是\s?(\S+)(?:。|$)",
+    r"答案为\s?(\S+)(?:。|$)",
+    r"(?i)ANSWER\s*:\s*([@])",
+    r"[Tt]he answer is:?\s+\(?([@])\)?",
+    r"[Tt]he answer is:?\s+\(?\*?\*?([@])\*?\*?\)?",
+    r"[Tt]he answer is option:?\s+\(?([@])\)?",
+    r"[Tt]he correct answer is:?\s+\(?([@])\)?",
+    r"[Tt]he correct answer is option:?\s+\(?([@])\)?",
+    r"[Tt]he correct answer is:?.*?boxed\{([@])\}",
+    r"[Tt]he correct option is:?.*?boxed\{([@])\}",
+    r"[Tt]he correct answer option is:?.*?boxed\{([@])\}",
+    r"[Tt]he answer to the question is:?\s+\(?([@])\)?",
+    r"^选项\s?([@])",
+    r"^([@])\s?选?项",
+    r"(\s|^)[@][\s。，,：:.$]",
+    r"1.\s?(.*?)$",
+    r"1.\s?([@])[.。$]?$",
+];
+/// Tried after those with `cushion`.
+const CUSHION: [&str; 2] = ["([@]):", "([@])"];
+
+fn first_option(text: &str, options: &str, cushion: bool) -> Extracted {
+    let text = text.trim();
+    let patterns = compiled(options);
+    let tried = patterns.iter().enumerate().take(if cushion { patterns.len() } else { PATTERNS.len() });
+    for (i, pattern) in tried {
+        let Some(captures) = pattern.captures(text) else { continue };
+        let group = captures.get(1).filter(|group| !group.is_empty());
+        let found = group.unwrap_or_else(|| captures.get(0).expect("the whole match")).as_str();
+        if let Some(option) = options.chars().find(|option| found.contains(*option)) {
+            let name = if i < PATTERNS.len() { format!("first-option-{}", i + 1) } else { "cushion".into() };
+            return Extracted { answer: option.to_string(), rule: name };
+        }
+    }
+    Extracted::none()
+}
+
+/// All patterns for a set of options. A set is compiled once; there are as many as datasets have kinds of choices.
+fn compiled(options: &str) -> &'static [Regex] {
+    static COMPILED: LazyLock<Mutex<HashMap<String, &'static [Regex]>>> = LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    compiled.entry(options.to_owned()).or_insert_with(|| {
+        let class: String = options.chars().map(|c| regex::escape(&c.to_string())).collect();
+        // As with Python's DOTALL, a dot matches line breaks.
+        let regex = |pattern: &&str| {
+            let pattern = format!("(?s){}", pattern.replace("[@", &format!("[{class}")));
+            Regex::new(&pattern).expect("patterns are valid for escaped letters")
+        };
+        PATTERNS.iter().chain(&CUSHION).map(regex).collect::<Vec<_>>().leak()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capitals_of_any_script() {
+        let extract = |text: &str| Extractor::FirstCapital.extract(text).answer;
+        assert_eq!(
+            (extract("the TCP"), extract("答案　Ａ"), extract("第Ⅳ项"), extract("无")),
+            ("T".into(), "Ａ".into(), "Ⅳ".into(), String::new())
+        );
+        assert_eq!(Extractor::FirstCapital.extract("b").rule, "none");
+    }
+
+    #[test]
+    fn rules_have_ids() {
+        let extractor = Extractor::FirstOption { options: "ABCD".into(), cushion: true };
+        assert_eq!(extractor.extract("答案是 B"), Extracted { answer: "B".into(), rule: "first-option-1".into() });
+        assert_eq!(extractor.extract("xxDxx").rule, "cushion");
+    }
+
+    #[test]
+    fn strict_takes_only_the_unmistakable() {
+        let strict = |text: &str| Extractor::FirstCapital.extract_strict(text).answer;
+        for text in ["C", "\n C \n以下是", "(C) x", "（C）", "**C**", "C. 网桥", "C、文", "C：文", "\"C\""] {
+            assert_eq!(strict(text), "C", "{text}");
+        }
+        for text in ["", "CPU", "C语言", "A or B", "E", "答案是C", "c"] {
+            assert_eq!(strict(text), "", "{text}");
+        }
     }
 }

@@ -13,6 +13,7 @@ mod journal;
 pub mod metrics;
 mod model;
 mod modes;
+mod names;
 mod observer;
 mod outcome;
 mod output;

@@ -1,19 +1,11 @@
-//! Prompt construction as OpenCompass does it.
+//! Prompt construction as OpenCompass does it: a template's rounds are filled with the solved examples and the
+//! question ([`template`]), then turned into plain text, text with a model's markers, or messages ([`meta`]).
 
-/// A prompt template in OpenCompass's round structure.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Template {}
+mod meta;
+mod template;
+mod version;
 
-/// How prompts reach the model: plain text, text through a meta template, or messages.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Style {}
-
-impl Style {
-    /// The style that the configuration asks for.
-    ///
-    /// # Errors
-    /// [`crate::Error::UnknownMetaTemplate`].
-    pub fn new(_hf_type: crate::HfType, _meta_template: Option<&str>) -> crate::Result<Self> {
-        Ok(Self {})
-    }
-}
+pub use meta::Style;
+pub use template::{Role, Round, Template};
+pub(crate) use template::{Turn, has_placeholder};
+pub(crate) use version::prompt_version;

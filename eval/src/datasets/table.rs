@@ -1,0 +1,212 @@
+//! C-Eval's CSV files, read as Python's `csv` module reads them, but never silently wrong.
+
+use crate::{Error, Result, task::Row};
+use std::{collections::HashMap, path::Path};
+
+/// Columns that every file has.
+const COLUMNS: [&str; 5] = ["question", "A", "B", "C", "D"];
+const ANSWER: &str = "answer";
+const OPTIONS: [&str; 4] = ["A", "B", "C", "D"];
+
+/// The rows of a file, with all its columns in their order.
+///
+/// A byte order mark is dropped, and every line break, in fields too, is read as `\n`, as Python's text files do.
+///
+/// # Errors
+/// [`Error::Csv`] with the line: not UTF-8, empty, no rows, a missing or repeated column, a row of another length,
+/// quotes that do not close, an empty question, a repeated id, or an answer that is none of the options.
+pub(super) fn read(file: &Path, bytes: &[u8], labelled: bool) -> Result<Vec<Row>> {
+    let malformed = |line: Option<u64>, reason: String| Error::Csv { file: file.to_owned(), line, reason };
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let line = bytes[..e.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+        malformed(Some(line), "not UTF-8\n\nhint: save the file as UTF-8".into())
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
+    if text.trim().is_empty() {
+        return Err(malformed(None, "the file is empty".into()));
+    }
+    check_quotes(&text).map_err(|(line, reason)| malformed(Some(line), reason))?;
+
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(|e| malformed(None, e.to_string()))?.clone();
+    for column in COLUMNS.into_iter().chain(labelled.then_some(ANSWER)) {
+        match header.iter().filter(|name| *name == column).count() {
+            1 => {}
+            0 => {
+                let found: Vec<&str> = header.iter().collect();
+                let reason = format!("the column `{column}` is missing; the file has {}", found.join(", "));
+                return Err(malformed(Some(1), reason));
+            }
+            _ => return Err(malformed(Some(1), format!("the column `{column}` appears twice"))),
+        }
+    }
+    let mut rows = Vec::new();
+    let mut ids: HashMap<String, u64> = HashMap::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| malformed(None, e.to_string()))?;
+        let line = record.position().map(csv::Position::line);
+        if record.len() != header.len() {
+            let reason = format!(
+                "{} fields where the header has {}; is a comma or a line break unquoted?",
+                record.len(),
+                header.len()
+            );
+            return Err(malformed(line, reason));
+        }
+        let row: Row = header.iter().zip(&record).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let field = |column: &str| row.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value);
+        if field("question").trim().is_empty() {
+            return Err(malformed(line, "the question is empty".into()));
+        }
+        if labelled && !OPTIONS.contains(&field(ANSWER)) {
+            return Err(malformed(line, format!("the answer is {:?}, but must be A, B, C or D", field(ANSWER))));
+        }
+        if header.iter().any(|name| name == "id")
+            && let Some(first) = ids.insert(field("id").to_owned(), line.unwrap_or_default())
+        {
+            return Err(malformed(line, format!("the id {} stands in line {first} too", field("id"))));
+        }
+        rows.push(row);
+    }
+    if rows.is_empty() {
+        return Err(malformed(None, "the file has a header, but no rows".into()));
+    }
+    Ok(rows)
+}
+
+/// Refuses quotes that Python's reader would guess about: a field that is quoted but not closed swallows what follows.
+///
+/// # Errors
+/// The line where the field begins, and what is wrong.
+fn check_quotes(text: &str) -> Result<(), (u64, String)> {
+    let mut line = 1;
+    let mut chars = text.chars().peekable();
+    let mut at_start = true;
+    while let Some(c) = chars.next() {
+        if c != '"' || !at_start {
+            at_start = c == ',' || c == '\n';
+            line += u64::from(c == '\n');
+            continue;
+        }
+        let opened = line;
+        loop {
+            match chars.next() {
+                None => return Err((opened, "a quoted field begins here and never ends".into())),
+                Some('"') if chars.peek() == Some(&'"') => drop(chars.next()),
+                Some('"') => break,
+                Some(c) => line += u64::from(c == '\n'),
+            }
+        }
+        if let Some(next) = chars.peek().filter(|next| !matches!(next, ',' | '\n')) {
+            let reason = format!("a quoted field is followed by {next:?}; a quote inside a field is written twice");
+            return Err((line, reason));
+        }
+        at_start = false;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = "id,question,A,B,C,D,answer\n0,q0,a,b,c,d,A\n1,\"q, \"\"1\"\"\nmore\",a,b,c,d,D\n";
+
+    fn rows(bytes: &[u8]) -> Result<Vec<Row>> {
+        read(Path::new("x_val.csv"), bytes, true)
+    }
+
+    #[track_caller]
+    fn refused(text: impl AsRef<[u8]>, wanted: &str) {
+        let error = rows(text.as_ref()).unwrap_err().to_string();
+        assert!(error.starts_with("x_val.csv") && error.contains(wanted), "found: {error}\nwanted: {wanted}");
+    }
+
+    #[test]
+    fn fields_are_pythons() {
+        let rows = rows(GOOD.as_bytes()).unwrap();
+        assert_eq!(rows[1][1], ("question".into(), "q, \"1\"\nmore".into()));
+        assert_eq!(
+            rows[0].iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["id", "question", "A", "B", "C", "D", "answer"]
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_line_ends_change_nothing() {
+        let windows = format!("\u{feff}{}", GOOD.replace('\n', "\r\n"));
+        assert_eq!(rows(windows.as_bytes()).unwrap(), rows(GOOD.as_bytes()).unwrap());
+        assert_eq!(rows(GOOD.trim_end().as_bytes()).unwrap(), rows(GOOD.as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn an_unlabelled_file_needs_no_answers() {
+        let text = "id,question,A,B,C,D\n0,q,a,b,c,d\n";
+        assert_eq!(read(Path::new("x"), text.as_bytes(), false).unwrap().len(), 1);
+        refused(text, "line 1: the column `answer` is missing; the file has id, question, A, B, C, D");
+    }
+
+    #[test]
+    fn missing_and_repeated_columns() {
+        refused(GOOD.replace(",C,", ",X,"), "the column `C` is missing");
+        refused(GOOD.replace(",C,", ",B,"), "the column `B` appears twice");
+    }
+
+    #[test]
+    fn wrong_quotes() {
+        refused(
+            "id,question,A,B,C,D,answer\n0,\"q,a,b,c,d,A\n1,q,a,b,c,d,B\n",
+            "line 2: a quoted field begins here and never ends",
+        );
+        refused("id,question,A,B,C,D,answer\n0,\"q\"x,a,b,c,d,A\n", "line 2: a quoted field is followed by 'x'");
+        // A quote within an unquoted field is text, for Python as well.
+        let inch = rows(b"id,question,A,B,C,D,answer\n0,5\" disk,a,b,c,d,A\n").unwrap();
+        assert_eq!(inch[0][1].1, "5\" disk");
+    }
+
+    #[test]
+    fn rows_of_another_length() {
+        refused(
+            "id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n1,q, comma,a,b,c,d,A\n",
+            "line 3: 8 fields where the header has 7",
+        );
+    }
+
+    #[test]
+    fn empty_files() {
+        refused("", "the file is empty");
+        refused("\u{feff}\r\n", "the file is empty");
+        refused("id,question,A,B,C,D,answer\n", "no rows");
+        refused("id,question,A,B,C,D,answer\n0, ,a,b,c,d,A\n", "line 2: the question is empty");
+    }
+
+    #[test]
+    fn repeated_ids() {
+        refused(GOOD.replace("\n1,", "\n0,"), "line 3: the id 0 stands in line 2 too");
+    }
+
+    #[test]
+    fn answers_that_are_no_option() {
+        refused(
+            GOOD.replace(",D\n", ",E\n").replace("C,E", "C,D").replace("C,D,answer", "C,D,answer"),
+            "the answer is \"E\"",
+        );
+        refused(GOOD.replace("d,A\n", "d,\n"), "the answer is \"\"");
+    }
+
+    #[test]
+    fn other_encodings() {
+        refused(b"id,question,A,B,C,D,answer\n0,\xc4\xe3,a,b,c,d,A\n", "line 2: not UTF-8");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(prop_oneof![Just(b'"'), Just(b','), Just(b'\n'), Just(b'A'), any::<u8>()], 0..200)) {
+            drop(rows(&bytes));
+            let mut after_header = b"id,question,A,B,C,D,answer\n".to_vec();
+            after_header.extend(&bytes);
+            drop(rows(&after_header));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Prompts, their versions and answer extraction against what OpenCompass produced.
+
+use oc_eval::{EvalConfig, HfType, Message, datasets, extract::Extractor, metrics, prompts};
+use oc_tests::{json_lines, root, shared};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+#[derive(Deserialize)]
+struct Golden {
+    subject: String,
+    index: usize,
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+    gold: String,
+}
+
+fn config(data: &Path, subjects: &[&str]) -> EvalConfig {
+    EvalConfig {
+        datasets: vec!["ceval_gen".into()],
+        data_dir: Some(data.to_owned()),
+        subjects: subjects.iter().map(|s| (*s).to_owned()).collect(),
+        ..EvalConfig::default()
+    }
+}
+
+const PUBLIC: [&str; 5] = ["computer_network", "operating_system", "law", "high_school_chinese", "physician"];
+
+/// Every row of every public subject, byte for byte, in every style.
+#[test]
+fn ceval_prompts_are_opencompass_own() {
+    let Some(data) = shared("data") else { return };
+    for style in ["base", "internlm_chat", "internlm2_chat", "internlm2_chat_nosys", "hf_messages"] {
+        let Some(file) = shared(&format!("goldens/prompts/ceval_gen_5f30c7.{style}.jsonl.gz")) else { return };
+        let mut config = config(&data, &PUBLIC);
+        match style {
+            "base" => {}
+            "hf_messages" => config.hf_type = HfType::Chat,
+            meta => config.meta_template = Some(meta.into()),
+        }
+        let records = prompts(&config, None).unwrap();
+        let by_place: BTreeMap<_, _> = records.iter().map(|r| ((r.subject.as_str(), r.index), r)).collect();
+        let goldens: Vec<Golden> = json_lines(&file);
+        assert_eq!(records.len(), goldens.len(), "{style}");
+        for golden in goldens {
+            let record = by_place[&(golden.subject.as_str(), golden.index)];
+            let place = format!("{style}, {} {}", golden.subject, golden.index);
+            assert_eq!(record.prompt, golden.prompt, "{place}");
+            assert_eq!(record.messages, golden.messages, "{place}");
+            assert_eq!(record.gold.as_ref(), Some(&golden.gold), "{place}");
+        }
+    }
+}
+
+#[test]
+fn the_whole_of_ceval_loads() {
+    let Some(data) = shared("data") else { return };
+    let tasks = datasets::load(&config(&data, &[])).unwrap();
+    assert_eq!(tasks.len(), 52);
+    assert_eq!(tasks.iter().map(|task| task.samples.len()).sum::<usize>(), 1346);
+    assert!(tasks.iter().all(|task| task.shots.len() == 5));
+    assert!(tasks.iter().map(|task| task.rows_with_placeholders()).sum::<usize>() > 0, "some formulas hold {{A}}");
+}
+
+/// The hashes depend on every character of the template and on the subject's Chinese name.
+#[test]
+fn versions_of_all_52_subjects() {
+    let Some(data) = shared("data") else { return };
+    let folder = "goldens/opencompass_runs/synthetic/gen_full52/summary/summary_20261123_205207.csv";
+    let Some(summary) = shared(folder) else { return };
+    let wanted: Vec<(String, String)> = fs::read_to_string(summary)
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').collect::<Vec<_>>())
+        .filter(|fields| fields[1] != "-")
+        .map(|fields| (fields[0].to_owned(), fields[1].to_owned()))
+        .collect();
+    let tasks = datasets::load(&config(&data, &[])).unwrap();
+    let found: Vec<(String, String)> = tasks.into_iter().map(|task| (task.abbr, task.version)).collect();
+    assert_eq!(found, wanted);
+}
+
+#[derive(Deserialize)]
+struct Case {
+    function: String,
+    #[serde(default)]
+    input: String,
+    #[serde(default)]
+    options: String,
+    #[serde(default)]
+    cushion: bool,
+    #[serde(default)]
+    predictions: Vec<String>,
+    #[serde(default)]
+    references: Vec<String>,
+    output: serde_json::Value,
+}
+
+#[test]
+fn answers_are_read_as_opencompass_reads_them() {
+    let Some(file) = shared("goldens/postprocess.json") else { return };
+    let cases: Vec<Case> = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert!(cases.len() >= 60);
+    for case in cases {
+        let extractor = match case.function.as_str() {
+            "first_capital_postprocess" => Extractor::FirstCapital,
+            "first_option_postprocess" => Extractor::FirstOption { options: case.options, cushion: case.cushion },
+            "AccEvaluator.score" => {
+                let correct = case.predictions.iter().zip(&case.references).filter(|(p, r)| p == r).count();
+                let accuracy = metrics::accuracy(correct, case.predictions.len());
+                assert_eq!(Some(accuracy), case.output["accuracy"].as_f64());
+                continue;
+            }
+            other => panic!("unknown function {other}"),
+        };
+        let found = extractor.extract(&case.input).answer;
+        assert_eq!(Some(found.as_str()), case.output.as_str(), "{extractor:?} of {:?}", case.input);
+    }
+}
+
+/// The three places where the same files may lie give the same tasks.
+#[test]
+fn folders_and_downloaded_archives() {
+    let dir = tempfile::tempdir().unwrap();
+    let demo = root().join("data/demo/formal_ceval");
+    let wanted: Vec<String> =
+        questions(&EvalConfig { datasets: vec!["ceval_demo_gen".into()], ..EvalConfig::default() });
+    let subjects: Vec<String> =
+        datasets::load(&EvalConfig { datasets: vec!["ceval_demo_gen".into()], ..EvalConfig::default() })
+            .unwrap()
+            .into_iter()
+            .map(|task| task.subject)
+            .collect();
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+
+    let unpacked = dir.path().join("unpacked/ceval/formal_ceval");
+    let (exam, core) = (dir.path().join("exam"), dir.path().join("core"));
+    fs::create_dir_all(&exam).unwrap();
+    fs::create_dir_all(&core).unwrap();
+    let mut files = Vec::new();
+    for split in ["dev", "val"] {
+        fs::create_dir_all(unpacked.join(split)).unwrap();
+        for subject in &subjects {
+            let name = format!("{split}/{subject}_{split}.csv");
+            let bytes = fs::read(demo.join(&name)).unwrap();
+            fs::write(unpacked.join(&name), &bytes).unwrap();
+            files.push((name, bytes));
+        }
+    }
+    write_zip(&exam.join("ceval-exam.zip"), "", &files);
+    write_zip(&core.join("OpenCompassData-core-20240207.zip"), "data/ceval/formal_ceval/", &files);
+    let places: Vec<PathBuf> = vec![
+        dir.path().join("unpacked"),
+        dir.path().join("unpacked/ceval"),
+        unpacked.clone(),
+        exam.clone(),
+        exam.join("ceval-exam.zip"),
+        core,
+    ];
+    for place in places {
+        assert_eq!(questions(&config(&place, &subjects)), wanted, "{}", place.display());
+    }
+    let refused = |path: &Path, subjects: &[&str], wanted: &str| {
+        let error = datasets::load(&config(path, subjects)).unwrap_err().to_string();
+        assert!(error.contains(wanted), "found: {error}\nwanted: {wanted}");
+    };
+    refused(&exam, &["law", "physician"], "dev/physician_dev.csv is missing");
+    refused(&unpacked, &["physician"], "physician_dev.csv is missing");
+    refused(&unpacked, &["lav"], "unknown subject `lav` in C-Eval (did you mean `law`");
+    refused(&dir.path().join("nowhere"), &[], "no such file or folder");
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    refused(&dir.path().join("empty"), &[], "the folder is empty");
+    let broken = dir.path().join("empty/ceval-exam.zip");
+    fs::write(&broken, b"PK\x03\x04 not really").unwrap();
+    refused(&dir.path().join("empty"), &[], "not a zip archive");
+    let bytes = fs::read(exam.join("ceval-exam.zip")).unwrap();
+    for cut in [10, bytes.len() / 2, bytes.len() - 5] {
+        fs::write(&broken, &bytes[..cut]).unwrap();
+        refused(&broken, &["law"], "ceval-exam.zip");
+    }
+    // Damage within a file of the archive.
+    let mut damaged = bytes.clone();
+    damaged[200..260].fill(0x55);
+    fs::write(&broken, &damaged).unwrap();
+    assert!(datasets::load(&config(&broken, &subjects)).is_err());
+}
+
+fn write_zip(path: &Path, folder: &str, files: &[(String, Vec<u8>)]) {
+    let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
+    for (name, bytes) in files {
+        zip.start_file(format!("{folder}{name}"), zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+fn questions(config: &EvalConfig) -> Vec<String> {
+    let tasks = datasets::load(config).unwrap();
+    tasks.iter().flat_map(|task| task.samples.iter().map(|sample| sample.row[1].1.clone())).collect()
+}
+
+#[test]
+fn the_demonstration_is_built_in_and_not_ceval() {
+    let config = EvalConfig { datasets: vec!["ceval_demo_gen".into()], ..EvalConfig::default() };
+    let tasks = datasets::load(&config).unwrap();
+    assert_eq!(tasks.len(), 8);
+    assert!(tasks.iter().all(|task| task.samples.len() == 10 && task.abbr.starts_with("ceval_demo-")));
+    assert_eq!(datasets::groups(&config).unwrap()[0].subsets.len(), 8);
+    let error =
+        datasets::load(&EvalConfig { datasets: vec!["ceval_gem".into()], ..EvalConfig::default() }).unwrap_err();
+    assert!(error.to_string().contains("did you mean `ceval_gen`"), "{error}");
+}
