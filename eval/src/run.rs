@@ -2,7 +2,8 @@
 
 use crate::{
     Error, EvalConfig, Event, Failure, HfType, Model, Observer, Overall, Phase, Plan, Prompt, PromptRecord, Result,
-    RunReport, Sample, Subset, Task, datasets,
+    RunReport, Sample, Subset, Task,
+    datasets::{self, Group},
     fingerprint::{Fingerprint, hash_ids},
     journal::{Entries, Entry, Journal},
     metrics,
@@ -21,14 +22,24 @@ use std::{collections::HashSet, time::Instant};
 /// # Errors
 /// Every variant of [`Error`]. Samples that were finished before stay finished: [`EvalConfig::resume`] goes on.
 pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observer) -> Result<RunReport> {
+    observer.event(Event::Phase(Phase::Load));
+    let tasks = load(config)?;
+    evaluate(model, config, observer, &tasks, &datasets::groups(config)?)
+}
+
+/// [`run`] from where the data is read.
+fn evaluate(
+    model: &mut dyn Model,
+    config: &EvalConfig,
+    observer: &mut dyn Observer,
+    tasks: &[Task],
+    groups: &[Group],
+) -> Result<RunReport> {
     let start = Instant::now();
     let mut teller = Teller { observer, warnings: Vec::new() };
     let stamp = output::timestamp(config.timestamp.as_deref())?;
     check_abbr(&config.model.abbr)?;
     let limits = Limits::new(config, model)?;
-    teller.phase(Phase::Load);
-    let tasks = load(config)?;
-    let groups = datasets::groups(config)?;
     let style = Style::new(config.hf_type, config.meta_template.as_deref())?;
     teller.observer.event(Event::Style(&describe_style(config)));
 
@@ -39,7 +50,7 @@ pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observ
         None => None,
     };
     teller.phase(Phase::Prompts);
-    let questions = Questions::build(&tasks, &style, limits, model)?;
+    let questions = Questions::build(tasks, &style, limits, model)?;
     teller.stop_if_asked(record.as_ref())?;
     if record.is_none() && !config.dry_run {
         let folder = RunFolder::create(&config.work_dir, &stamp)?;
@@ -61,7 +72,7 @@ pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observ
     // A resumed run keeps what it wrote before, under the time of writing, as in OpenCompass.
     let stamp = if config.resume.is_some() { stamp } else { folder.name.clone() };
     teller.observer.run_folder(&folder.path);
-    let configuration = report::configuration(config, &tasks, &groups, &folder);
+    let configuration = report::configuration(config, tasks, groups, &folder);
     folder.write(format!("configs/{stamp}_{}.py", std::process::id()), &configuration)?;
     teller.observer.event(Event::Plan(&plan));
     let stats = infer(model, config, &questions, &mut entries, &mut journal, &folder, &mut teller)?;
@@ -73,7 +84,7 @@ pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observ
         scoring.score(number, task, &mut found)?;
     }
     teller.phase(Phase::Summary);
-    let summary = Summary::new(&config.model.abbr, &found.scores, &groups);
+    let summary = Summary::new(&config.model.abbr, &found.scores, groups);
     for (ending, content) in [("txt", summary.text(&stamp)), ("csv", summary.csv()), ("md", summary.markdown())] {
         folder.write(format!("summary/summary_{stamp}.{ending}"), &content)?;
     }
@@ -102,7 +113,7 @@ pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observ
         run: Some(folder.name.clone()),
         folder: Some(folder.path.clone()),
         plan,
-        subsets: found.scores.into_iter().zip(&tasks).map(subset).collect(),
+        subsets: found.scores.into_iter().zip(tasks).map(subset).collect(),
         table: summary.table(),
         averages: summary.averages(),
         overall: Some(overall),
