@@ -19,6 +19,7 @@ mod outcome;
 mod output;
 pub mod prompt;
 mod python;
+mod questions;
 mod report;
 mod run;
 mod score;

@@ -1,15 +1,16 @@
 //! The entry points: [`run`] evaluates, [`prompts`] only builds what would be sent.
 
 use crate::{
-    Error, EvalConfig, Event, Failure, HfType, Model, Observer, Overall, Phase, Plan, Prompt, PromptRecord, Result,
+    Error, EvalConfig, Event, Failure, HfType, Model, Observer, Overall, Phase, Prompt, PromptRecord, Result,
     RunReport, Sample, Subset, Task,
     datasets::{self, Group},
-    fingerprint::{Fingerprint, hash_ids},
+    fingerprint::Fingerprint,
     journal::{Entries, Entry, Journal},
     metrics,
     modes::r#gen::{self, Built, Limits},
     output::{self, RunFolder},
     prompt::Style,
+    questions::Questions,
     report::{self, Score, Summary},
     score::{Answer, Counts},
 };
@@ -23,7 +24,7 @@ use std::{collections::HashSet, time::Instant};
 /// Every variant of [`Error`]. Samples that were finished before stay finished: [`EvalConfig::resume`] goes on.
 pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observer) -> Result<RunReport> {
     observer.event(Event::Phase(Phase::Load));
-    let tasks = load(config)?;
+    let tasks = datasets::load(config)?;
     evaluate(model, config, observer, &tasks, &datasets::groups(config)?)
 }
 
@@ -39,10 +40,18 @@ fn evaluate(
     let mut teller = Teller { observer, warnings: Vec::new() };
     let stamp = output::timestamp(config.timestamp.as_deref())?;
     check_abbr(&config.model.abbr)?;
+    check_tasks(tasks)?;
     let limits = Limits::new(config, model)?;
     let style = Style::new(config.hf_type, config.meta_template.as_deref())?;
     teller.observer.event(Event::Style(&describe_style(config)));
 
+    let placeholders: usize = tasks.iter().map(Task::rows_with_placeholders).sum();
+    if placeholders > 0 {
+        teller.warn(format!(
+            "{placeholders} rows hold a placeholder such as {{A}} in their own text; as in OpenCompass it is replaced \
+             by that column's value"
+        ));
+    }
     // Whether a run can be resumed is known before its prompts are built.
     let fingerprint = Fingerprint::new(config, model.identity());
     let mut record = match &config.resume {
@@ -129,7 +138,7 @@ fn evaluate(
 /// # Errors
 /// Whatever is wrong with the configuration, the data, or the model's tokenizer or chat template.
 pub fn prompts(config: &EvalConfig, model: Option<&dyn Model>) -> Result<Vec<PromptRecord>> {
-    let tasks = load(config)?;
+    let tasks = datasets::load(config)?;
     let style = Style::new(config.hf_type, config.meta_template.as_deref())?;
     let samples = || tasks.iter().flat_map(|task| task.samples.iter().map(move |sample| (task, sample)));
     let record = |task: &Task, sample: &Sample, prompt: Prompt, sent: Option<(String, Vec<u32>)>| {
@@ -163,18 +172,17 @@ pub fn prompts(config: &EvalConfig, model: Option<&dyn Model>) -> Result<Vec<Pro
         .collect()
 }
 
-/// The tasks, each under a name of its own.
-fn load(config: &EvalConfig) -> Result<Vec<Task>> {
-    let tasks = datasets::load(config)?;
+/// Every subset needs a name of its own, because its files bear it, and there must be something to ask.
+fn check_tasks(tasks: &[Task]) -> Result<()> {
     let mut seen = HashSet::new();
     if let Some(task) = tasks.iter().find(|task| !seen.insert(task.abbr.as_str())) {
-        let what = format!("{} is asked for twice\n\nhint: name every dataset once with --datasets", task.abbr);
+        let what = format!("two datasets have a subset {}\n\nhint: evaluate one of them at a time", task.abbr);
         return Err(Error::Config { what });
     }
     if tasks.iter().all(|task| task.samples.is_empty()) {
         return Err(Error::Config { what: "there are no questions\n\nhint: check --subjects and --limit".into() });
     }
-    Ok(tasks)
+    Ok(())
 }
 
 /// The name becomes a folder's.
@@ -246,106 +254,6 @@ impl Record {
 
     fn take_entries(&mut self) -> Entries {
         std::mem::take(&mut self.entries)
-    }
-}
-
-/// A question with its prompt.
-struct Question<'a> {
-    /// Number of its task.
-    task: usize,
-    abbr: &'a str,
-    sample: &'a Sample,
-    /// The prompt and the hash of its ids, or why there is none.
-    prompt: Result<(Built, String), String>,
-}
-
-impl Question<'_> {
-    fn key(&self) -> (String, usize) {
-        (self.abbr.to_owned(), self.sample.index)
-    }
-}
-
-/// All questions, subset by subset, row by row: neighbours share their solved examples, which the engine's prefix
-/// cache then finds.
-struct Questions<'a>(Vec<Question<'a>>);
-
-impl<'a> Questions<'a> {
-    fn build(tasks: &'a [Task], style: &Style, limits: Limits, model: &dyn Model) -> Result<Self> {
-        let samples = tasks.iter().enumerate().flat_map(|(i, task)| task.samples.iter().map(move |s| (i, task, s)));
-        let built = r#gen::build(tasks, style, limits, model)?;
-        let question = |((task, of, sample), built): ((usize, &'a Task, &'a Sample), Result<Built, String>)| Question {
-            task,
-            abbr: of.abbr.as_str(),
-            sample,
-            prompt: built.map(|built| {
-                let hash = hash_ids(&built.ids);
-                (built, hash)
-            }),
-        };
-        Ok(Self(samples.zip(built).map(question).collect()))
-    }
-
-    /// Those that can be asked.
-    fn askable(&self) -> impl Iterator<Item = (&Question<'a>, &Built, &str)> {
-        self.0.iter().filter_map(|question| {
-            let (built, hash) = question.prompt.as_ref().ok()?;
-            Some((question, built, hash.as_str()))
-        })
-    }
-
-    /// Those that `entries` holds no answer to.
-    fn open(&self, entries: &Entries) -> Vec<(&Question<'a>, &Built, &str)> {
-        self.askable().filter(|(question, ..)| !entries.contains_key(&question.key())).collect()
-    }
-
-    /// The answers of `recorded` to exactly these prompts, and how many are to other ones.
-    fn valid(&self, mut recorded: Entries) -> (Entries, usize) {
-        let mut outdated = 0;
-        let mut valid = Entries::new();
-        for (question, _, hash) in self.askable() {
-            match recorded.remove(&question.key()) {
-                Some(entry) if entry.ids == hash => {
-                    valid.insert(question.key(), entry);
-                }
-                Some(_) => outdated += 1,
-                None => {}
-            }
-        }
-        (valid, outdated)
-    }
-
-    fn prompt_tokens(&self) -> u64 {
-        self.askable().map(|(_, built, _)| built.ids.len() as u64).sum()
-    }
-
-    fn plan(&self, run: Option<String>, subsets: usize, entries: &Entries) -> Plan {
-        let left: Vec<&[u32]> = self.open(entries).iter().map(|(_, built, _)| built.ids.as_slice()).collect();
-        Plan {
-            run,
-            subsets,
-            samples: self.0.len(),
-            resumed: entries.len(),
-            prompt_tokens: left.iter().map(|ids| ids.len() as u64).sum(),
-            unshared_tokens: r#gen::unshared_tokens(&left),
-            truncated: self.askable().filter(|(_, built, _)| built.is_truncated()).count(),
-        }
-    }
-
-    fn truncation_warning(&self, config: &EvalConfig, model: &dyn Model) -> Option<String> {
-        let count = |is_it: &dyn Fn(&Built) -> bool| self.askable().filter(|(_, built, _)| is_it(built)).count();
-        let (fewer, cut) = (count(&|built| built.shots < built.all_shots), count(&|built| built.cut > 0));
-        let all = count(&Built::is_truncated);
-        let room = model.max_seq_len() - config.max_out_len;
-        let limit = match config.max_seq_len {
-            Some(len) if len <= room => format!("--max-seq-len {len}"),
-            _ => format!("the {room} tokens that the model's context leaves beside the output"),
-        };
-        (all > 0).then(|| {
-            format!(
-                "{all} of {} prompts do not fit into {limit}: {fewer} lost solved examples, {cut} lost their beginning",
-                self.0.len()
-            )
-        })
     }
 }
 
@@ -487,5 +395,129 @@ impl Scoring<'_> {
             // Of an earlier attempt, perhaps.
             None => folder.remove(results),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Message, ModelConfig, ModelIdentity, OnOutput, Resume};
+    use oc_engine::{FinishReason, Output};
+    use std::path::Path;
+
+    /// Answers everything with A, one token a character.
+    struct Yes;
+
+    impl Model for Yes {
+        fn name(&self) -> &str {
+            "yes"
+        }
+
+        fn identity(&self) -> ModelIdentity {
+            let text = || "x".to_owned();
+            ModelIdentity {
+                weights: text(),
+                tokenizer: text(),
+                chat_template: None,
+                dtype: text(),
+                device: text(),
+                numeric_version: text(),
+            }
+        }
+
+        fn max_seq_len(&self) -> usize {
+            1 << 16
+        }
+
+        fn encode(&self, text: &str, _add_special_tokens: bool) -> Result<Vec<u32>> {
+            Ok(text.chars().map(u32::from).collect())
+        }
+
+        fn apply_chat_template(&self, _messages: &[Message]) -> Result<String> {
+            Err(Error::Config { what: "none".into() })
+        }
+
+        fn generate(&mut self, requests: Vec<Request>, on_output: &mut OnOutput<'_>) -> Result<Stats> {
+            for (request, asked) in requests.iter().enumerate() {
+                let output = Output {
+                    request,
+                    text: "A".into(),
+                    tokens: vec![65],
+                    logprobs: vec![0.0],
+                    finish: FinishReason::Eos,
+                    prompt_tokens: asked.prompt.len(),
+                    cached_tokens: 0,
+                };
+                on_output(output, Stats::default())?;
+            }
+            Ok(Stats::default())
+        }
+    }
+
+    fn demo(work_dir: &Path) -> (EvalConfig, Vec<Task>) {
+        let config = EvalConfig {
+            datasets: vec!["ceval_demo_gen".into()],
+            work_dir: work_dir.into(),
+            model: ModelConfig { abbr: "yes_hf".into(), ..ModelConfig::default() },
+            limit: Some(2),
+            timestamp: Some("20260102_030405".into()),
+            ..EvalConfig::default()
+        };
+        let tasks = datasets::load(&config).unwrap();
+        (config, tasks)
+    }
+
+    #[test]
+    fn without_right_answers_there_are_predictions_and_no_score() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, mut tasks) = demo(dir.path());
+        // Of an attempt at the time when the answers were there.
+        evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        tasks[1].samples.iter_mut().for_each(|sample| sample.gold = None);
+        let config = EvalConfig { resume: Some(Resume::Latest), ..config };
+        let report = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        assert_eq!(report.subsets.iter().filter(|subset| subset.accuracy.is_none()).count(), 1);
+        let abbr = &tasks[1].abbr;
+        let reason = "2 of 2 questions have no right answer to compare with".to_owned();
+        assert_eq!(report.failures, [Failure { abbr: abbr.clone(), index: None, reason }]);
+        let folder = report.folder.unwrap();
+        let predictions = std::fs::read_to_string(folder.join(format!("predictions/yes_hf/{abbr}.json"))).unwrap();
+        assert!(predictions.contains("\"prediction\": \"A\",\n        \"gold\": \"\""), "{predictions}");
+        assert!(!folder.join(format!("results/yes_hf/{abbr}.json")).exists(), "the score of before is gone");
+    }
+
+    #[test]
+    fn a_question_that_cannot_be_built_is_named_and_the_others_are_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, mut tasks) = demo(dir.path());
+        tasks[0].samples[1].row.retain(|(column, _)| column != "B");
+        let report = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        let failures: Vec<_> = report.failures.iter().map(|f| (f.abbr.as_str(), f.index)).collect();
+        assert_eq!(failures, [(tasks[0].abbr.as_str(), Some(1)), (tasks[0].abbr.as_str(), None)]);
+        assert!(report.failures[0].reason.contains("column `B`"), "{}", report.failures[0].reason);
+        assert_eq!((report.plan.samples, report.overall.unwrap().questions), (16, 14));
+        assert!(report.subsets[0].accuracy.is_none() && report.subsets[1].accuracy.is_some());
+    }
+
+    #[test]
+    fn placeholders_in_the_data_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, mut tasks) = demo(dir.path());
+        tasks[0].samples[0].row[0].1.push_str("\\bar{A}");
+        let report = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        assert!(report.warnings.len() == 1 && report.warnings[0].starts_with("1 rows hold a placeholder such as {A}"));
+    }
+
+    #[test]
+    fn subsets_that_would_share_their_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, mut tasks) = demo(dir.path());
+        tasks[1].abbr = tasks[0].abbr.clone();
+        let error = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("two datasets have a subset {}", tasks[0].abbr)), "{error}");
+        tasks.iter_mut().for_each(|task| task.samples.clear());
+        tasks.truncate(1);
+        assert!(evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap_err().to_string().contains("no questions"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

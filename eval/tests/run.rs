@@ -278,8 +278,6 @@ fn settings_that_make_no_sense_are_refused() {
     let mut named = base.clone();
     named.model.abbr = "a/b".into();
     assert!(refused(named, 99).contains("model name `a/b`"));
-    let twice = EvalConfig { datasets: vec![base.datasets[0].clone(), base.datasets[0].clone()], ..base.clone() };
-    assert!(refused(twice, 99).contains("is asked for twice"));
     assert!(files(dir.path()).is_empty());
     let resume = EvalConfig { resume: Some(Resume::Run("20250101_000000".into())), ..base };
     let error = run(&mut Scripted::varied(), &resume, &mut ()).unwrap_err();

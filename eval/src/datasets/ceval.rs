@@ -210,15 +210,20 @@ fn dataset_config(abbr: &str, name: &str, path: &str, infer_cfg: Value) -> Value
     })
 }
 
-/// The six groups of OpenCompass's C-Eval summarizer.
+/// The groups of OpenCompass's C-Eval summarizer: six over the validation split, and the same over the test split.
 pub(super) fn groups() -> Vec<Group> {
-    let subset = |name: &str| format!("ceval-{name}");
+    ["ceval", "ceval-test"].into_iter().flat_map(groups_of).collect()
+}
+
+/// The groups of the subsets whose names begin with `split`.
+fn groups_of(split: &str) -> Vec<Group> {
+    let subset = |name: &str| format!("{split}-{name}");
     let category = |category: &str| Group {
         name: subset(category),
         subsets: SUBJECTS.iter().filter(|s| s.category == category).map(|s| subset(s.name)).collect(),
     };
     let mut groups: Vec<Group> = ["stem", "social-science", "humanities", "other"].into_iter().map(category).collect();
     groups.push(Group { name: subset("hard"), subsets: HARD.iter().map(|name| subset(name)).collect() });
-    groups.push(Group { name: "ceval".into(), subsets: SUBJECTS.iter().map(|s| subset(s.name)).collect() });
+    groups.push(Group { name: split.into(), subsets: SUBJECTS.iter().map(|s| subset(s.name)).collect() });
     groups
 }

@@ -197,6 +197,12 @@ impl Observer for Recorder {
     }
 }
 
+/// A folder in memory where the system has one: tests that write thousands of journals would wait for the disk.
+pub fn fast_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 /// The demonstration questions, the first `limit` of each subject.
 pub fn demo(work_dir: &Path, limit: usize) -> EvalConfig {
     EvalConfig {
