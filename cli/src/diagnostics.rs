@@ -81,6 +81,7 @@ impl Terminal {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(self.clone())
+            .with_ansi(self.has_color)
             .event_format(Lines { has_color: self.has_color })
             .init();
         Ok(())

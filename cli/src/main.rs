@@ -47,7 +47,7 @@ fn run(terminal: &Terminal) -> Result<Outcome> {
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return Err(Error::input("a command is missing", "`oc-cli --help` lists them"));
         }
-        Err(error) => return Err(usage::explain(&error)),
+        Err(error) => return Err(usage::explain(&error, std::env::args().nth(1).as_deref())),
     };
     terminal.init_logging(cli.debug)?;
     match cli.command {

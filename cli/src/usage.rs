@@ -1,7 +1,10 @@
 //! clap's complaints in our form, and OpenCompass's flags that mean nothing here, each with its own answer.
 
-use crate::diagnostics::Error;
-use clap::error::{ContextKind, ErrorKind};
+use crate::{args::Cli, diagnostics::Error};
+use clap::{
+    CommandFactory,
+    error::{ContextKind, ErrorKind},
+};
 
 /// Flags of OpenCompass's `run.py` that are refused: what they are, and what to do.
 const NOT_SUPPORTED: &[(&[&str], &str, &str)] = &[
@@ -44,8 +47,9 @@ const NOT_SUPPORTED: &[(&[&str], &str, &str)] = &[
     (&["-l", "--lark"], "Lark reports", "leave it out"),
 ];
 
-/// What clap found wrong, as an error of ours. Not for help and version.
-pub fn explain(error: &clap::Error) -> Error {
+/// What clap found wrong, as an error of ours. Not for help and version. `subcommand`: the first argument, for the
+/// complaints that do not say where they belong.
+pub fn explain(error: &clap::Error, subcommand: Option<&str>) -> Error {
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(arg) = error.get(ContextKind::InvalidArg)
     {
@@ -68,7 +72,11 @@ pub fn explain(error: &clap::Error) -> Error {
     let command = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or_default();
     let command: Vec<&str> =
         command.split(' ').take_while(|w| w.starts_with(|c: char| c.is_ascii_lowercase())).collect();
-    let command = if command.is_empty() { "oc-cli".to_owned() } else { command.join(" ") };
+    let command = match subcommand.filter(|name| Cli::command().find_subcommand(name).is_some()) {
+        Some(name) if command.len() < 2 => format!("oc-cli {name}"),
+        _ if command.is_empty() => "oc-cli".to_owned(),
+        _ => command.join(" "),
+    };
     let hints: Vec<String> = tips.map(str::to_owned).chain([format!("see `{command} --help`")]).collect();
     Error::input(message, hints.join("; "))
 }
@@ -76,11 +84,11 @@ pub fn explain(error: &clap::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Cli;
     use clap::Parser;
 
     fn message(line: &str) -> String {
-        explain(&Cli::try_parse_from(line.split_whitespace()).unwrap_err()).to_string()
+        let words: Vec<&str> = line.split_whitespace().collect();
+        explain(&Cli::try_parse_from(&words).unwrap_err(), words.get(1).copied()).to_string()
     }
 
     #[test]
@@ -100,7 +108,7 @@ mod tests {
             text.starts_with("invalid value 'x' for '--max-seq-len <N>': a whole number above 0 is wanted"),
             "{text}"
         );
-        assert!(text.ends_with("--help`"), "{text}");
+        assert!(text.ends_with("see `oc-cli eval --help`"), "{text}");
         let text = message("oc-cli eval --datasets d --work-dri x");
         assert!(
             text.starts_with("unexpected argument '--work-dri' found\n\nhint: a similar argument exists"),

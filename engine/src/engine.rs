@@ -106,7 +106,6 @@ impl Engine {
         let runner = Box::new(BackendRunner::new(backend, decoder, &config, num_pages, token_budget)?);
         let limits = Limits { max_seqs: options.max_batch_size.max(1), token_budget };
         let scheduler = Scheduler::new(KvPool::new(num_pages, options.prefix_cache), limits);
-        tracing::debug!(?plan, device = info.name, "model loaded");
         Ok(Self {
             tokenizer,
             chat_template,

@@ -53,6 +53,23 @@ impl Default for BenchOptions {
     }
 }
 
+impl BenchOptions {
+    /// Whether there is anything that the options ask for; said before peaks are measured for it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when an option names an operation or model that does not exist, or is empty where it may
+    /// not be.
+    pub fn check<B: Backend>(&self) -> Result<()> {
+        let names: Vec<&str> = ops::all::<B>().iter().map(|op| op.name).collect();
+        known("operation", &self.ops, &names)?;
+        models(&self.models)?;
+        if self.formats.is_empty() || self.rows.is_empty() || self.rows.contains(&0) {
+            return Err(Error::Unsupported("bench: name at least one weight format and one positive row count".into()));
+        }
+        Ok(())
+    }
+}
+
 /// One problem, timed and checked.
 #[derive(Clone, Debug)]
 pub struct BenchRow {
@@ -88,22 +105,18 @@ pub struct BenchRow {
 /// [`crate::cpu::CpuBackend::measure_peaks`]). A wrong result is a row that is not `ok`, not an error.
 ///
 /// # Errors
-/// [`Error::Unsupported`] when an option names an operation or model that does not exist, or is empty where it may
-/// not be; whatever the backend refuses.
+/// As for [`BenchOptions::check`]; whatever the backend refuses.
 pub fn run<B: Backend>(
     backend: &B,
     peaks: &Peaks,
     options: &BenchOptions,
     on_row: &mut dyn FnMut(BenchRow),
 ) -> Result<()> {
-    let all = ops::all::<B>();
-    let names: Vec<&str> = all.iter().map(|op| op.name).collect();
-    known("operation", &options.ops, &names)?;
+    options.check::<B>()?;
     let models = models(&options.models)?;
-    if options.formats.is_empty() || options.rows.is_empty() || options.rows.contains(&0) {
-        return Err(Error::Unsupported("bench: name at least one weight format and one positive row count".into()));
-    }
-    for op in all.iter().filter(|op| options.ops.is_empty() || options.ops.iter().any(|name| name == op.name)) {
+    for op in
+        ops::all::<B>().iter().filter(|op| options.ops.is_empty() || options.ops.iter().any(|name| name == op.name))
+    {
         let mut seen: Vec<Shape> = Vec::new();
         for rows in &options.rows {
             for model in &models {

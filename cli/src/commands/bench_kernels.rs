@@ -33,6 +33,7 @@ pub fn run(args: &BenchKernelsArgs) -> Result<Outcome> {
         time: Duration::from_millis(args.time),
         formats: default.formats,
     };
+    options.check::<CpuBackend>()?;
     let mut out = Stdout::lock();
     let name = backend.info().name;
     tracing::info!("measuring the peaks of {name}");
