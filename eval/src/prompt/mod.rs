@@ -1,5 +1,5 @@
 //! Prompt construction as OpenCompass does it: a template's rounds are filled with the solved examples and the
-//! question ([`template`]), then turned into plain text, text with a model's markers, or messages ([`meta`]).
+//! question (`template`), then turned into plain text, text with a model's markers, or messages (`meta`).
 
 mod meta;
 mod template;
