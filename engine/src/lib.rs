@@ -1,4 +1,28 @@
 //! An embeddable inference engine for decoder-only language models.
+//!
+//! Load a `.gguf` file or a Hugging Face folder once, then generate from it and score with it:
+//!
+//! ```no_run
+//! use oc_engine::{Engine, EngineOptions, Request, ScoreRequest};
+//!
+//! # fn main() -> oc_engine::Result<()> {
+//! let mut engine = Engine::load("model.gguf", EngineOptions::default())?;
+//! let prompt = engine.tokenizer().encode("The capital of France is", true)?;
+//!
+//! let outputs = engine.generate(vec![Request::new(prompt.clone(), 16)])?;
+//! println!("{}", outputs[0].text);
+//!
+//! let continuations = vec![engine.tokenizer().encode(" Paris", false)?, engine.tokenizer().encode(" London", false)?];
+//! let scores = engine.score(vec![ScoreRequest { context: prompt, continuations, context_logprobs: false }])?;
+//! println!("{:?}", scores[0].continuations);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - Requests given together run together: continuous batching over a paged KV cache, in which common beginnings are
+//!   computed once. [`Engine::stream`] yields tokens as they come.
+//! - A request's result is the same to the bit whatever runs beside it; see [`Engine`].
+//! - The engine prints nothing, reads no environment variables, opens no connection, and runs no code from model files.
 
 mod batch;
 mod engine;
