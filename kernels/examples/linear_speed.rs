@@ -134,8 +134,8 @@ fn main() {
             }
             let top = match dtype {
                 Dtype::F32 => f32_peak,
-                Dtype::Int8 if format.is_quantized() => int8_peak,
-                _ => bf16_peak,
+                Dtype::Int8 => int8_peak,
+                Dtype::Bf16 => bf16_peak,
             };
             for (model, name, cols, rows) in SHAPES {
                 let row_bytes = format.row_bytes(cols);

@@ -13,7 +13,9 @@ pub enum Dtype {
     F32,
     /// Matrix products on bf16-rounded inputs with f32 accumulation; KV cache in bf16.
     Bf16,
-    /// Quantised weights times activations quantised to 8 bits, i32 accumulation; everything else as `Bf16`.
+    /// Matrix products of 8-bit activations, quantised row by row in blocks of 32, with the integer codes of the
+    /// weights (float weights are quantised too), `i32` sums within a block and `f32` sums over blocks; see
+    /// [`crate::reference::int8`]. Everything else as `Bf16`.
     Int8,
 }
 

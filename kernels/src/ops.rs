@@ -131,12 +131,12 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// What matrix products of `dtype` run on when the weights are in `format`.
-    pub fn of_products(dtype: Dtype, format: Option<WeightFormat>) -> Self {
+    /// What matrix products of `dtype` with a weight run on.
+    pub const fn of_products(dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 => Self::F32,
-            Dtype::Int8 if format.is_some_and(WeightFormat::is_quantized) => Self::Int8,
-            Dtype::Bf16 | Dtype::Int8 => Self::Bf16,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::Int8 => Self::Int8,
         }
     }
 }
@@ -321,7 +321,19 @@ pub fn worse(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
 }
 
-/// What the inputs of a matrix product become in `dtype`.
+/// The least bytes that a weight of `format` takes, ready for products of `dtype`: floats may be kept in the type they
+/// are multiplied in.
+pub fn stored_bytes(format: WeightFormat, dtype: Dtype) -> f64 {
+    let format = match dtype {
+        Dtype::Bf16 if !format.is_quantized() => WeightFormat::Bf16,
+        Dtype::Int8 if !format.is_quantized() => WeightFormat::Q8_0,
+        _ => format,
+    };
+    format.block_bytes() as f64 / format.block_len() as f64
+}
+
+/// What the inputs of a product of floats become in `dtype`; for a linear layer in 8 bits see
+/// [`reference::int8::rounded_row`].
 pub fn rounded(x: f32, dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => f64::from(x),

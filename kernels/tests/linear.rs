@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use oc_kernels::cpu::SimdLevel;
 use oc_kernels::cpu::linear::{PackedWeight, linear};
-use oc_kernels::reference::{dequant::dequantize, gemm};
+use oc_kernels::reference::{dequant::dequantize, gemm, int8};
 use oc_kernels::{Dtype, Error, WeightFormat, WeightView};
 use proptest::prelude::*;
 
@@ -126,7 +126,11 @@ fn packed_float_rows_are_exact_or_rounded_once() {
         for level in levels() {
             for dtype in DTYPES {
                 let w = PackedWeight::pack(&[view], dtype, level).unwrap();
-                let want: Vec<f32> = values.iter().map(|&v| if dtype == Dtype::F32 { v } else { round(v) }).collect();
+                let want: Vec<f32> = match dtype {
+                    Dtype::F32 => values.clone(),
+                    Dtype::Bf16 => values.iter().copied().map(round).collect(),
+                    Dtype::Int8 => int8::weights(&view),
+                };
                 let mut row = vec![0.0; 13];
                 for r in 0..67 {
                     w.row_f32(r, &mut row);
@@ -180,6 +184,29 @@ fn error(x: &[f32], m: usize, weights: &[f32], rows: usize, cols: usize, got: &[
     worst
 }
 
+/// How far each element of an 8-bit product may be from the product of the unquantised inputs: no activation is off by
+/// more than half the scale of its block, nor a weight by more than it is seen to be; a little for `f32`. `[m, rows]`
+fn int8_error_bound(x: &[f32], m: usize, exact: &[f32], weights: &[f32], rows: usize, cols: usize) -> Vec<f64> {
+    let mut bound = Vec::new();
+    for r in 0..m {
+        let x = &x[r * cols..(r + 1) * cols];
+        let half_scale = x.chunks(int8::BLOCK).flat_map(|block| {
+            let half = block.iter().fold(0.0, |a: f32, x| a.max(x.abs())) / 254.0;
+            vec![f64::from(half); block.len()]
+        });
+        let half_scale: Vec<f64> = half_scale.collect();
+        for c in 0..rows {
+            let row = c * cols..(c + 1) * cols;
+            let terms = x.iter().zip(&half_scale).zip(exact[row.clone()].iter().zip(&weights[row]));
+            bound.push(terms.fold(0.0, |sum, ((&x, half), (&exact, &w))| {
+                let (x, exact, w) = (f64::from(x).abs(), f64::from(exact), f64::from(w));
+                sum + half * w.abs() + x * (exact - w).abs() + 1e-5 * x * exact.abs().max(w.abs())
+            }));
+        }
+    }
+    bound
+}
+
 /// Checks one product of every dtype and level against the reference on the same rounded inputs.
 fn check(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u64) {
     let mut random = Random(seed);
@@ -188,6 +215,9 @@ fn check(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u64) {
     let (exact, x) = (dequantize(&view), random.floats(m * cols));
     let (weights16, x16): (Vec<f32>, Vec<f32>) =
         (exact.iter().copied().map(round).collect(), x.iter().copied().map(round).collect());
+    // The values of the 8-bit arithmetic: a code times a scale rounds once more in `f32`.
+    let weights8 = int8::weights(&view);
+    let x8: Vec<f32> = x.chunks(cols).flat_map(int8::activations).map(|x| x as f32).collect();
     let pool = pool(2);
     for level in levels() {
         for dtype in DTYPES {
@@ -196,8 +226,17 @@ fn check(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u64) {
             let case = format!("{} {dtype:?} {level:?} [{m}, {cols}] x [{rows}, {cols}]", format.name());
             let (error, bound) = match dtype {
                 Dtype::F32 => (error(&x, m, &exact, rows, cols, &got), 1e-5),
-                Dtype::Int8 if format.is_quantized() => (error(&x, m, &exact, rows, cols, &got), 1e-2),
-                _ => (error(&x16, m, &weights16, rows, cols, &got), 1e-5),
+                Dtype::Int8 => {
+                    let bound = int8_error_bound(&x, m, &exact, &weights8, rows, cols);
+                    let want = gemm::linear(&x, m, &exact, rows, cols, None);
+                    for (i, ((got, want), bound)) in got.iter().zip(want).zip(bound).enumerate() {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error <= bound, "{case}: element {i} is off by {error:e}, bound {bound:e}");
+                    }
+                    // Exact but for the rounding of the scales and of the sums over blocks.
+                    (error(&x8, m, &weights8, rows, cols, &got), 1e-5)
+                }
+                Dtype::Bf16 => (error(&x16, m, &weights16, rows, cols, &got), 1e-5),
             };
             assert!(error <= bound, "{case}: relative error {error:e}");
         }
@@ -307,6 +346,10 @@ fn packed_size_stays_near_the_file_size() {
     for format in WeightFormat::ALL {
         let data = random.weights(format, 128, 512);
         let view = WeightView::new(&data, format, 128, 512).unwrap();
+        let int8 = PackedWeight::pack(&[view], Dtype::Int8, SimdLevel::detect()).unwrap().bytes();
+        if !format.is_quantized() {
+            assert_eq!(int8, 128 * 512 / 32 * 34, "{}", format.name());
+        }
         for dtype in DTYPES {
             let w = PackedWeight::pack(&[view], dtype, SimdLevel::detect()).unwrap();
             assert!(w.bytes() * 100 <= data.len() * 103, "{} {dtype:?}: {}", format.name(), w.bytes());
@@ -337,4 +380,67 @@ fn wrong_shapes_are_refused() {
     assert!(matches!(run(2, 0..5, None, 10, 5), Err(Error::Index { .. })));
     let huge = linear(&x, 2, &w, 0..4, None, false, &mut [0.0; 8], usize::MAX, &pool);
     assert!(matches!(huge, Err(Error::Shape { .. })));
+}
+
+/// Integers in, integers out: where every value is representable, the 8-bit product is exact, and all levels agree.
+#[test]
+fn eight_bit_products_are_exact_integers() {
+    let (m, rows, cols) = (7, 70, 96);
+    let pool = pool(2);
+    let mut random = Random(23);
+    // Every block of 32 has a 127, so that its scale is 1.
+    let mut integers = |n: usize| -> Vec<f32> {
+        (0..n).map(|i| if i % 32 == 5 { 127.0 } else { (random.next() % 255) as f32 - 127.0 }).collect()
+    };
+    let (x, weights) = (integers(m * cols), integers(rows * cols));
+    let want = gemm::linear(&x, m, &weights, rows, cols, None);
+    let floats: Vec<u8> = weights.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let blocks = weights.chunks(32).flat_map(|block| {
+        let codes = block.iter().map(|&v| v as i8 as u8);
+        f16::ONE.to_le_bytes().into_iter().chain(codes).collect::<Vec<u8>>()
+    });
+    let blocks: Vec<u8> = blocks.collect();
+    for (format, data) in [(WeightFormat::F32, &floats), (WeightFormat::Q8_0, &blocks)] {
+        let view = WeightView::new(data, format, rows, cols).unwrap();
+        for level in levels() {
+            let w = PackedWeight::pack(&[view], Dtype::Int8, level).unwrap();
+            for m in [1, m] {
+                let got = product(&x[..m * cols], m, &w, &pool);
+                let same = got.iter().zip(&want).all(|(got, want)| f64::from(*got) == *want);
+                assert!(same, "{} {level:?} {m} rows", format.name());
+            }
+        }
+    }
+}
+
+/// Zeros, the smallest and the largest numbers, infinities and NaN as activations of 8-bit products.
+#[test]
+fn eight_bit_activations_at_the_edges() {
+    let pool = pool(1);
+    let cols = 64;
+    let data: Vec<u8> = (0..cols).flat_map(|_| 1.0f32.to_le_bytes()).collect();
+    let view = WeightView::new(&data, WeightFormat::F32, 1, cols).unwrap();
+    for level in levels() {
+        let w = PackedWeight::pack(&[view], Dtype::Int8, level).unwrap();
+        // What 1 becomes with a scale in `f16`.
+        let mut kept = vec![0.0; cols];
+        w.row_f32(0, &mut kept);
+        let one = |first: f32, second: f32| {
+            let mut x = vec![0.0; cols];
+            (x[3], x[40]) = (first, second);
+            let alone = product(&x, 1, &w, &pool)[0];
+            x.extend_from_within(..);
+            let many = product(&x, 2, &w, &pool);
+            assert!(many.iter().all(|v| v.to_bits() == alone.to_bits() || v.is_nan() && alone.is_nan()), "{level:?}");
+            alone / kept[0]
+        };
+        assert_eq!(one(0.0, 0.0), 0.0);
+        assert_eq!(one(1e-40, 0.0), 0.0);
+        assert!((one(1e-30, 0.0) / 1e-30 - 1.0).abs() < 1e-6);
+        assert!((one(3e38, 1.0) / 3e38 - 1.0).abs() < 1e-6);
+        assert!((one(0.25, -1000.0) + 999.75).abs() < 1e-2);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(one(bad, 1.0).is_nan() && one(1.0, bad).is_nan(), "{level:?} {bad}");
+        }
+    }
 }

@@ -102,7 +102,7 @@ pub fn op<B: Backend>() -> Op<B> {
                 flops += 4.0 * (pairs * heads.q_cols()) as f64;
             }
             bytes -= (sequences.len().saturating_sub(1) * shared * kv_bytes) as f64;
-            Cost { bytes, flops, unit: Unit::of_products(dtype, None) }
+            Cost { bytes, flops, unit: if dtype == Dtype::F32 { Unit::F32 } else { Unit::Bf16 } }
         },
         // In bf16 the probabilities are rounded too: half an ulp, 2^-8 of each.
         tolerance: |_, dtype| if dtype == Dtype::F32 { 3e-6 } else { 4e-3 },

@@ -1,9 +1,9 @@
 //! Token embeddings: rows of the table, dequantised.
 
-use super::dequant::dequantize;
+use super::{dequant::dequantize, int8};
 use crate::{
     Backend, Dtype, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, worse},
 };
 
 /// The registry's row; `inner` is the width of an embedding.
@@ -16,13 +16,12 @@ pub fn op<B: Backend>() -> Op<B> {
             let inner = format.block_len() * (1 + rng.below(3)) * if format.is_quantized() { 1 } else { 16 };
             Shape::Matrix { rows: rng.below(20), inner, cols: 1 + rng.below(100), format }
         },
-        cost: |shape, _| {
+        cost: |shape, dtype| {
             let (rows, inner, _, format) = matrix_of(shape);
-            let stored = format.block_bytes() as f64 / format.block_len() as f64;
-            Cost { bytes: (rows * inner) as f64 * (stored + 4.0), flops: 0.0, unit: Unit::F32 }
+            Cost { bytes: (rows * inner) as f64 * (stored_bytes(format, dtype) + 4.0), flops: 0.0, unit: Unit::F32 }
         },
-        // A backend may keep the table in its compute type.
-        tolerance: |_, dtype| if dtype == Dtype::F32 { 1e-6 } else { 1.0 / 256.0 },
+        // A backend may keep the table in its compute type, and does so for 8-bit products.
+        tolerance: |_, dtype| if dtype == Dtype::Bf16 { 1.0 / 256.0 } else { 1e-6 },
         trial: |backend, shape, seed, _| {
             let (rows, inner, cols, format) = matrix_of(shape);
             let mut rng = Rng(seed);
@@ -32,7 +31,8 @@ pub fn op<B: Backend>() -> Op<B> {
             let ids = (0..rows).map(|_| rng.below(cols) as u32).collect();
             let mut out = backend.tensor(rows, inner)?;
             backend.set_rows(&mut out, rows)?;
-            Ok(Box::new(Embedding { backend, host: dequantize(&view), inner, ids, table, out }))
+            let host = if backend.info().dtype == Dtype::Int8 { int8::weights(&view) } else { dequantize(&view) };
+            Ok(Box::new(Embedding { backend, host, inner, ids, table, out }))
         },
     }
 }

@@ -1,9 +1,9 @@
 //! The registry's row of the linear layer; its reference is [`super::gemm::linear`].
 
-use super::dequant::dequantize;
+use super::{dequant::dequantize, int8};
 use crate::{
     Backend, Dtype, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, rounded, subset, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, subset, worse},
 };
 
 /// The registry's row: with bias, accumulating.
@@ -28,15 +28,13 @@ pub fn op<B: Backend>() -> Op<B> {
         },
         cost: |shape, dtype| {
             let (rows, inner, cols, format) = matrix_of(shape);
-            let stored = format.block_bytes() as f64 / format.block_len() as f64;
-            let bytes = (inner * cols) as f64 * stored + (rows * (inner + 2 * cols)) as f64 * 4.0;
-            Cost { bytes, flops: 2.0 * (rows * inner * cols) as f64, unit: Unit::of_products(dtype, Some(format)) }
+            let bytes = (inner * cols) as f64 * stored_bytes(format, dtype) + (rows * (inner + 2 * cols)) as f64 * 4.0;
+            Cost { bytes, flops: 2.0 * (rows * inner * cols) as f64, unit: Unit::of_products(dtype) }
         },
         tolerance: |shape, dtype| match (dtype, matrix_of(shape).3) {
-            (Dtype::F32, _) => 2e-6,
+            (Dtype::F32 | Dtype::Int8, _) => 2e-6,
             // What is stored as bf16 is multiplied exactly; anything else may first be rounded to bf16 (half an ulp, 2^-8).
             (_, WeightFormat::Bf16) => 2e-6,
-            (Dtype::Int8, format) if format.is_quantized() => 2e-2,
             _ => 4e-3,
         },
         trial: |backend, shape, seed, copies| {
@@ -81,12 +79,15 @@ impl<B: Backend> Trial for Linear<'_, B> {
         let got = self.backend.download(&self.out)?;
         let mut error = 0.0;
         let view = WeightView::new(&self.bytes, format, cols, inner)?;
+        let x: Vec<_> =
+            subset(rows, 32).map(|row| (row, int8::rounded_row(&self.x[row * inner..][..inner], dtype))).collect();
         for col in subset(cols, 256) {
-            let w = dequantize(&WeightView { data: view.row(col), rows: 1, ..view });
-            for row in subset(rows, 32) {
+            let view = WeightView { data: view.row(col), rows: 1, ..view };
+            let w = if dtype == Dtype::Int8 { int8::weights(&view) } else { dequantize(&view) };
+            for (row, x) in &x {
                 let (mut want, mut magnitude) = (0.0, 0.0);
-                for (x, w) in self.x[row * inner..][..inner].iter().zip(&w) {
-                    let product = rounded(*x, dtype) * f64::from(*w);
+                for (x, w) in x.iter().zip(&w) {
+                    let product = x * f64::from(*w);
                     want += product;
                     magnitude += product.abs();
                 }

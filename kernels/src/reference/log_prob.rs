@@ -1,8 +1,8 @@
 //! Log-softmax.
 
-use super::dequant::dequantize;
+use super::{dequant::dequantize, int8};
 use crate::{
-    Backend, Result, WeightFormat, WeightView,
+    Backend, Dtype, Result, WeightFormat, WeightView,
     ops::{Cost, Op, Rng, Shape, Trial, Unit, Workload, matrix_of, rounded, subset, worse},
 };
 
@@ -26,12 +26,12 @@ pub fn random_shape(rng: &mut Rng) -> Shape {
 }
 
 /// The product with the head, then a pass over the logits.
-pub fn cost<B: Backend>(shape: &Shape, dtype: crate::Dtype) -> Cost {
-    let (rows, _, cols, format) = matrix_of(shape);
+pub fn cost<B: Backend>(shape: &Shape, dtype: Dtype) -> Cost {
+    let (rows, _, cols, _) = matrix_of(shape);
     let product = (super::linear::op::<B>().cost)(shape, dtype);
     let logits = (rows * cols) as f64;
     // The logits stay on the chip.
-    Cost { bytes: product.bytes - 8.0 * logits, flops: product.flops, unit: Unit::of_products(dtype, Some(format)) }
+    Cost { bytes: product.bytes - 8.0 * logits, flops: product.flops, unit: Unit::of_products(dtype) }
 }
 
 /// A random LM head and hidden states, and the `f64` logits of any row.
@@ -75,12 +75,14 @@ impl Vocabulary {
     /// None: the shapes are its own.
     pub fn logits<B: Backend>(&self, backend: &B, row: usize) -> Result<Vec<f64>> {
         let dtype = backend.info().dtype;
-        let hidden: Vec<f64> =
-            self.hidden[row * self.inner..][..self.inner].iter().map(|x| rounded(*x, dtype)).collect();
+        let hidden = int8::rounded_row(&self.hidden[row * self.inner..][..self.inner], dtype);
         let view = WeightView::new(&self.bytes, self.format, self.cols, self.inner)?;
         let logit = |col| {
-            let w = dequantize(&WeightView { data: view.row(col), rows: 1, ..view });
-            hidden.iter().zip(w).map(|(x, w)| x * rounded(w, dtype)).sum()
+            let view = WeightView { data: view.row(col), rows: 1, ..view };
+            match dtype {
+                Dtype::Int8 => hidden.iter().zip(int8::weights(&view)).map(|(x, w)| x * f64::from(w)).sum(),
+                _ => hidden.iter().zip(dequantize(&view)).map(|(x, w)| x * rounded(w, dtype)).sum(),
+            }
         };
         Ok((0..self.cols).map(logit).collect())
     }

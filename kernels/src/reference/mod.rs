@@ -6,6 +6,7 @@ pub mod dequant;
 pub mod embedding;
 pub mod gather_rows;
 pub mod gemm;
+pub mod int8;
 pub mod linear;
 pub mod log_prob;
 pub mod rms_norm;

@@ -219,7 +219,7 @@ pub(super) struct Target {
 impl Target {
     /// The same for the rows from `row` on.
     #[inline(always)]
-    fn at_row(self, row: usize) -> Self {
+    pub fn at_row(self, row: usize) -> Self {
         Self {
             partial: self.partial.wrapping_add(row * PANEL),
             out: self.out.wrapping_add(row * self.out_stride),
@@ -229,7 +229,7 @@ impl Target {
 
     /// Stores the sum of sixteen columns from `col` on of row `row`.
     #[inline(always)]
-    unsafe fn finish<L: Lanes>(&self, row: usize, col: usize, mut sum: L::F) {
+    pub unsafe fn finish<L: Lanes>(&self, row: usize, col: usize, mut sum: L::F) {
         // SAFETY: the caller of the kernel promises room for these rows and 64 columns in each operand.
         unsafe {
             if !self.last {

@@ -6,22 +6,27 @@
 //! multiplied with all rows by a dense kernel; with one row, dequantisation and product are fused in registers.
 //! Both give every output element one accumulator that takes the weights in the order of `k`, so a row has the same
 //! bits in any batch, on any number of threads.
+//!
+//! With [`Dtype::Int8`] the activations are quantised too, row by row and 32 at a time, and the products are those of
+//! integer codes (`quads.rs`). Quantised weights keep the codes and scales of their file, so nothing is lost and
+//! nothing grows; float weights are brought into the blocks of Q8_0 (8.5 bits a weight).
 
 mod isa;
 mod kernel;
 mod lanes;
 mod pack;
 mod product;
+mod quads;
 mod scheme;
 mod source;
 
 use std::ops::Range;
 
-use self::isa::{Functions, Storage};
+use self::isa::{Functions, Storage, Unit};
 use self::pack::{Layout, Line};
 use self::scheme::PANEL;
 use super::SimdLevel;
-use crate::{Dtype, Error, Result, WeightFormat, WeightView};
+use crate::{Dtype, Error, Result, WeightView};
 
 /// One part of a packed weight: rows of one format.
 struct Segment {
@@ -45,8 +50,8 @@ impl Segment {
 pub struct PackedWeight {
     rows: usize,
     cols: usize,
-    /// Consecutive `k` per step of the kernels.
-    k_per_step: usize,
+    /// What the kernels advance by.
+    unit: Unit,
     segments: Vec<Segment>,
 }
 
@@ -65,8 +70,7 @@ impl PackedWeight {
         let Some(cols) = parts.first().map(|p| p.cols) else {
             return Err(Error::Shape { what: "packed weight", found: "0 parts".into(), wanted: "1 or more".into() });
         };
-        let bf16 = dtype != Dtype::F32;
-        let pairs = bf16 && isa::has_pairs(level);
+        let unit = isa::unit(level, dtype);
         let mut segments = Vec::with_capacity(parts.len());
         let mut rows = 0;
         for part in parts {
@@ -79,13 +83,7 @@ impl PackedWeight {
                     wanted: format!("[_, {cols}]"),
                 });
             }
-            let layout = match part.format {
-                WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 if pairs => Layout::Bf16Pairs,
-                WeightFormat::F32 if !bf16 => Layout::F32,
-                WeightFormat::F16 if !bf16 => Layout::Half { bf16: false },
-                WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => Layout::Half { bf16: true },
-                format => Layout::Quantized { format, interleave: if pairs { 2 } else { 1 } },
-            };
+            let layout = Layout::new(part.format, dtype, unit.k);
             let storage = match layout {
                 Layout::F32 | Layout::Bf16Pairs => Storage::Steps,
                 Layout::Half { bf16: true } => Storage::Bf16,
@@ -94,7 +92,7 @@ impl PackedWeight {
             };
             segments.push(Segment {
                 layout,
-                functions: isa::select(level, bf16, storage),
+                functions: isa::select(level, dtype, storage),
                 first: rows,
                 rows: part.rows,
                 panel_bytes: layout.panel_bytes(cols),
@@ -102,7 +100,7 @@ impl PackedWeight {
             });
             rows += part.rows;
         }
-        Ok(Self { rows, cols, k_per_step: if pairs { 2 } else { 1 }, segments })
+        Ok(Self { rows, cols, unit, segments })
     }
 
     /// Output features.
@@ -122,7 +120,8 @@ impl PackedWeight {
 
     /// Writes the weights of row `row`, exactly dequantised, to `out`. `out: [cols]`
     ///
-    /// `F32` and `F16` weights packed for bf16 products are kept in bf16 and come back rounded.
+    /// Float weights come back as they are kept: those packed for bf16 products in bf16, those packed for 8-bit
+    /// products in the blocks of Q8_0.
     ///
     /// # Panics
     /// If `row` is not below [`Self::rows`] or `out` does not have [`Self::cols`] elements.

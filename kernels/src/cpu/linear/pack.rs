@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::scheme::{PANEL, Scheme};
-use crate::{WeightFormat, WeightView};
+use crate::{Dtype, WeightFormat, WeightView};
 
 /// A cache line: the unit of allocation, so that panels are aligned.
 #[derive(Clone, Copy)]
@@ -36,11 +36,26 @@ pub(super) enum Layout {
     Half { bf16: bool },
     /// bf16, `[k / 2][64][2]`.
     Bf16Pairs,
-    /// Blocks as described in `scheme.rs`.
+    /// Blocks as described in `scheme.rs`; float weights too, as Q8_0, where they are multiplied as 8-bit integers.
     Quantized { format: WeightFormat, interleave: usize },
 }
 
 impl Layout {
+    /// The layout of weights in `format` for products of `dtype` whose kernels advance by `unit` weights.
+    pub fn new(format: WeightFormat, dtype: Dtype, unit: usize) -> Self {
+        match (format, dtype) {
+            (WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16, Dtype::Int8) => {
+                Self::Quantized { format: WeightFormat::Q8_0, interleave: 4 }
+            }
+            (WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16, Dtype::Bf16) if unit == 2 => Self::Bf16Pairs,
+            (WeightFormat::F32, Dtype::F32) => Self::F32,
+            (WeightFormat::F16, Dtype::F32) => Self::Half { bf16: false },
+            (WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16, _) => Self::Half { bf16: true },
+            (_, Dtype::Int8) => Self::Quantized { format, interleave: 4 },
+            _ => Self::Quantized { format, interleave: unit },
+        }
+    }
+
     /// Bytes of a panel with `cols` weights per row. An odd number of float columns is padded with a zero.
     pub fn panel_bytes(self, cols: usize) -> usize {
         let k = cols.next_multiple_of(2);
@@ -93,6 +108,9 @@ impl Layout {
             let blocks = panel.chunks_exact_mut(scheme.block_bytes());
             for (b, block) in blocks.enumerate() {
                 pack_block(scheme, interleave, block, rows, |c| {
+                    if !view.format.is_quantized() {
+                        return quantize(view.format, view.row(first + c), view.cols, b);
+                    }
                     let bytes = format.block_bytes() * scheme.block / format.block_len();
                     parse(format, &view.row(first + c)[b * bytes..(b + 1) * bytes])
                 });
@@ -215,6 +233,32 @@ fn parse(format: WeightFormat, b: &[u8]) -> Block {
         heads[1] = head(2);
     }
     Block { codes, heads, scales, mins }
+}
+
+/// Block `b` of a row of `cols` floats as one of Q8_0, padded with zeros.
+///
+/// The scale is the largest magnitude over 127, rounded up to an `f16` so that no code exceeds 127; magnitudes beyond
+/// 127 times the largest `f16` saturate. A block with a NaN or an infinity gets the scale NaN.
+fn quantize(format: WeightFormat, row: &[u8], cols: usize, b: usize) -> Block {
+    let mut values = [0.0f32; 32];
+    let at = 32 * b;
+    values.iter_mut().zip(at..cols).for_each(|(v, k)| *v = float(format, row, k));
+    let mut codes = [0; 256];
+    let d = if values.iter().all(|v| v.is_finite()) {
+        let wanted = values.iter().fold(0.0, |a: f32, v| a.max(v.abs())) / 127.0;
+        let nearest = f16::from_f32(wanted);
+        let up = nearest.to_f32() < wanted;
+        let d = f16::from_bits((nearest.to_bits() + u16::from(up)).min(f16::MAX.to_bits()));
+        if d > f16::ZERO {
+            for (code, v) in codes.iter_mut().zip(values) {
+                *code = (v / d.to_f32()).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+            }
+        }
+        d
+    } else {
+        f16::NAN
+    };
+    Block { codes, heads: [d.to_le_bytes(), [0; 2]], scales: [0; 16], mins: [0; 16] }
 }
 
 /// Where code number `e` of a chunk stands in its planes.

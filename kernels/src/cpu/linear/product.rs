@@ -4,17 +4,18 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::kernel::{STEP_BYTES, Target};
+use super::isa::Unit;
+use super::kernel::Target;
 use super::pack::Line;
 use super::scheme::PANEL;
-use super::{PackedWeight, Segment};
+use super::{PackedWeight, Segment, quads};
 
 /// Steps of dequantised weights held at once when many rows share them: a quarter of a megabyte of second-level
 /// cache.
 const BLOCK_STEPS: usize = 1024;
-/// Weights per column dequantised at once for few rows, where a block is read back only a few times: it stays in the
-/// first-level cache. Like the above a multiple of every format's block.
-const FEW_ROWS_BLOCK: usize = 256;
+/// Weights per column decoded at once for few rows, where a block is read back only a few times, and for 8-bit products,
+/// which eat it fastest: it stays in the first-level cache. Like the above a multiple of every format's block.
+const SMALL_BLOCK: usize = 256;
 /// Up to how many rows count as few.
 const FEW_ROWS: usize = 12;
 /// Most rows of one task.
@@ -23,8 +24,8 @@ const TASK_ROWS: usize = 480;
 /// Buffers that a thread keeps between calls.
 #[derive(Default)]
 struct Scratch {
-    /// Dequantised steps.
-    steps: Vec<[Line; STEP_BYTES / 64]>,
+    /// Decoded units.
+    decoded: Vec<Line>,
     /// Sums between blocks of steps, `[rows, 64]`.
     partial: Vec<f32>,
     /// Results of a panel that is not wholly wanted, `[rows, 64]`.
@@ -91,17 +92,18 @@ pub(super) fn run(
     out_stride: usize,
     pool: &rayon::ThreadPool,
 ) {
-    let steps = w.cols.next_multiple_of(2) / w.k_per_step;
+    let units = w.cols.next_multiple_of(w.unit.k.max(2)) / w.unit.k;
+    let stride = units * w.unit.words;
     let mut words = INPUTS.take();
-    words.resize(words.len().max(m * steps), 0);
+    words.resize(words.len().max(m * stride), 0);
     let convert = w.segments[0].functions.convert;
     let converted = Shared(words.as_mut_ptr());
     let convert_rows = |rows: Range<usize>| {
         for r in rows {
             let x = &x[r * w.cols..(r + 1) * w.cols];
-            // SAFETY: the instruction set was checked at packing; row `r < m` of `words` has room for `steps`
+            // SAFETY: the instruction set was checked at packing; row `r < m` of `words` has room for `stride`
             // words, which are those of `w.cols` activations, and no other task touches it.
-            unsafe { convert(x.as_ptr(), x.len(), { converted }.0.add(r * steps)) };
+            unsafe { convert(x.as_ptr(), x.len(), { converted }.0.add(r * stride)) };
         }
     };
     if x.len() < 1 << 16 {
@@ -144,10 +146,10 @@ pub(super) fn run(
             // SAFETY: `first..first + rows` are rows of `words` and `out`; the task's part of `out` (these rows, the
             // wanted columns of its panel) is disjoint from every other task's.
             unsafe {
-                let x = words.as_ptr().add(first * steps);
+                let x = words.as_ptr().add(first * stride);
                 let out = { target }.0.add(first * out_stride + panel.out_col);
                 let bias = bias.map(|b| &b[panel.segment.first + panel.index * PANEL..]);
-                compute(panel, x, steps, w.cols, rows, bias, accumulate, out, out_stride, scratch);
+                compute(panel, x, units, w.unit, rows, bias, accumulate, out, out_stride, scratch);
             }
         });
     });
@@ -157,13 +159,13 @@ pub(super) fn run(
 /// `rows` rows times one panel.
 ///
 /// # Safety
-/// `x` has `rows * steps` words; `out` has room for the wanted columns of `rows` rows and nobody else touches them.
+/// `x` has `rows * units` units; `out` has room for the wanted columns of `rows` rows and nobody else touches them.
 #[allow(clippy::too_many_arguments)]
 unsafe fn compute(
     panel: &Panel<'_>,
     x: *const u32,
-    steps: usize,
-    cols: usize,
+    units: usize,
+    unit: Unit,
     rows: usize,
     bias: Option<&[f32]>,
     accumulate: bool,
@@ -176,7 +178,7 @@ unsafe fn compute(
         let target =
             Target { partial: std::ptr::null_mut(), first: true, last: true, out, out_stride, bias, accumulate };
         // SAFETY: forwarded; all 64 columns are wanted.
-        return unsafe { whole_panel(panel, x, steps, cols, rows, target, scratch) };
+        return unsafe { whole_panel(panel, x, units, unit, rows, target, scratch) };
     }
     let mut result = std::mem::take(&mut scratch.result);
     result.resize(rows * PANEL, 0.0);
@@ -190,7 +192,7 @@ unsafe fn compute(
         accumulate: false,
     };
     // SAFETY: forwarded; `result` has room for 64 columns.
-    unsafe { whole_panel(panel, x, steps, cols, rows, target, scratch) };
+    unsafe { whole_panel(panel, x, units, unit, rows, target, scratch) };
     for (r, row) in result.chunks_exact(PANEL).enumerate().take(rows) {
         for (i, c) in panel.wanted.clone().enumerate() {
             let sum = bias.map_or(row[c], |b| row[c] + b[c]);
@@ -211,45 +213,44 @@ unsafe fn compute(
 unsafe fn whole_panel(
     panel: &Panel<'_>,
     x: *const u32,
-    steps: usize,
-    cols: usize,
+    units: usize,
+    unit: Unit,
     rows: usize,
     target: Target,
     scratch: &mut Scratch,
 ) {
     let functions = panel.segment.functions;
     let data = panel.segment.panel(panel.index).as_ptr();
-    let k = cols.next_multiple_of(2);
-    let k_per_step = k / steps.max(1);
     if let Some((_, dot)) = functions.source
         && rows == 1
     {
-        // SAFETY: the panel holds `k` weights per column and the instruction set was checked when it was packed.
-        return unsafe { dot(data, k, x, target) };
+        // SAFETY: the panel holds that many weights per column and the instruction set was checked when it was packed.
+        return unsafe { dot(data, units * unit.k, x, target) };
     }
-    let block = if rows <= FEW_ROWS { FEW_ROWS_BLOCK / k_per_step } else { BLOCK_STEPS };
-    scratch.steps.resize(scratch.steps.len().max(block), [Line::ZERO; STEP_BYTES / 64]);
+    let block = if rows <= FEW_ROWS || unit.k == quads::UNIT { SMALL_BLOCK / unit.k } else { BLOCK_STEPS };
+    let lines = (block * functions.unit_bytes).div_ceil(64);
+    scratch.decoded.resize(scratch.decoded.len().max(lines), Line::ZERO);
     scratch.partial.resize(scratch.partial.len().max(rows * PANEL), 0.0);
     let mut from = 0;
     loop {
-        let n = block.min(steps - from);
-        // SAFETY: the steps `from..from + n` exist in the panel and in every row of `x`; the scratch has room for
+        let n = block.min(units - from);
+        // SAFETY: the units `from..from + n` exist in the panel and in every row of `x`; the scratch has room for
         // a block of them and for the sums of `rows` rows.
         unsafe {
             let weights = match functions.source {
-                None => data.add(from * STEP_BYTES),
+                None => data.add(from * functions.unit_bytes),
                 Some((decode, _)) => {
-                    let steps = scratch.steps.as_mut_ptr().cast();
-                    decode(data, from * k_per_step, (from + n) * k_per_step, steps);
-                    steps
+                    let decoded = scratch.decoded.as_mut_ptr().cast();
+                    decode(data, from * unit.k, (from + n) * unit.k, decoded);
+                    decoded
                 }
             };
             let target =
-                Target { partial: scratch.partial.as_mut_ptr(), first: from == 0, last: from + n == steps, ..target };
-            (functions.dense)(weights, x.add(from), steps, n, rows, target);
+                Target { partial: scratch.partial.as_mut_ptr(), first: from == 0, last: from + n == units, ..target };
+            (functions.dense)(weights, x.add(from * unit.words), units * unit.words, n, rows, target);
         }
         from += n;
-        if from >= steps {
+        if from >= units {
             break;
         }
     }

@@ -62,7 +62,7 @@ impl<const BF16: bool> Source for Halves<BF16> {
 }
 
 /// How far ahead of the reads the stream is requested, in bytes.
-const PREFETCH_AHEAD: usize = 2048;
+pub(super) const PREFETCH_AHEAD: usize = 2048;
 
 /// Requests the `bytes` that follow `p` at the prefetch distance.
 #[inline(always)]
@@ -109,36 +109,38 @@ unsafe fn spread<K: Kernel>(columns: [<K::L as Lanes>::F; 4]) -> [<K::L as Lanes
     unsafe { if K::PAIRS { eight!(J => K::L::twice(columns[J / 2], J % 2)) } else { eight!(J => columns[J % 4]) } }
 }
 
-impl<T: Format> Quantized<T> {
-    /// # Safety
-    /// `head` and `scales` point at the heads of a block and of a sub-block.
-    #[inline(always)]
-    unsafe fn scales<K: Kernel>(head: *const u8, scales: *const u8) -> Scales<K::L> {
-        let s = T::SCHEME;
-        // SAFETY: the head has 64 `f16` per field and the sub-block's head 64 bytes per field.
-        unsafe {
-            let mut d = [K::L::splat(0.0); 4];
-            let mut m = d;
-            let mut i = 0;
-            while i < 4 {
-                d[i] = K::L::from_f16(head.add(32 * i));
-                if s.has_sub_scales() {
-                    let p = scales.add(16 * i);
-                    d[i] = K::L::mul(d[i], if s.has_min { K::L::from_u8(p) } else { K::L::from_i8(p) });
-                }
-                if s.has_min {
-                    m[i] = K::L::from_f16(head.add(128 + 32 * i));
-                    if s.has_sub_scales() {
-                        let min = K::L::mul(m[i], K::L::from_u8(scales.add(64 + 16 * i)));
-                        m[i] = K::L::mul(min, K::L::splat(-1.0));
-                    }
-                }
-                i += 1;
+/// Scale and additive term of each column, sixteen at a time; the latter is 0 if the format has no minima.
+///
+/// # Safety
+/// As for [`Lanes`]; `head` and `scales` point at the heads of a block and of a sub-block.
+#[inline(always)]
+pub(super) unsafe fn column_scales<L: Lanes, T: Format>(head: *const u8, scales: *const u8) -> ([L::F; 4], [L::F; 4]) {
+    let s = T::SCHEME;
+    // SAFETY: the head has 64 `f16` per field and the sub-block's head 64 bytes per field.
+    unsafe {
+        let mut d = [L::splat(0.0); 4];
+        let mut m = d;
+        let mut i = 0;
+        while i < 4 {
+            d[i] = L::from_f16(head.add(32 * i));
+            if s.has_sub_scales() {
+                let p = scales.add(16 * i);
+                d[i] = L::mul(d[i], if s.has_min { L::from_u8(p) } else { L::from_i8(p) });
             }
-            Scales { scale: spread::<K>(d), min: spread::<K>(m) }
+            if s.has_min {
+                m[i] = L::from_f16(head.add(128 + 32 * i));
+                if s.has_sub_scales() {
+                    let min = L::mul(m[i], L::from_u8(scales.add(64 + 16 * i)));
+                    m[i] = L::mul(min, L::splat(-1.0));
+                }
+            }
+            i += 1;
         }
+        (d, m)
     }
+}
 
+impl<T: Format> Quantized<T> {
     /// # Safety
     /// `low` and `high` point at a chunk of the code planes.
     #[inline(always)]
@@ -189,7 +191,8 @@ impl<T: Format> Source for Quantized<T> {
                 let mut sub = head.add(s.head_bytes());
                 let block_end = k + s.block;
                 while k < block_end {
-                    let scales = Self::scales::<K>(head, sub);
+                    let (d, m) = column_scales::<K::L, T>(head, sub);
+                    let scales = Scales { scale: spread::<K>(d), min: spread::<K>(m) };
                     let low = sub.add(s.scale_bytes());
                     let high = low.add(s.low_bytes());
                     let mut c = 0;

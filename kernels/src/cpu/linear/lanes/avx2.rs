@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{Lanes, Quads};
 
 /// The expression for both registers, `$i` being 0 and 1.
 macro_rules! both {
@@ -168,5 +168,93 @@ impl Lanes for Avx2 {
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+// SAFETY of every block below: as above, for `Quads`.
+impl Quads for Avx2 {
+    type L = Self;
+    type I = [__m256i; 2];
+    type B = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: Self::I) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_cvtepi32_ps(v[I])) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> Self::B {
+        // SAFETY: see above.
+        unsafe { both!(I => _mm256_loadu_si256(p.add(32 * I).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u8, v: Self::B) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v[0]);
+            _mm256_storeu_si256(p.add(32).cast(), v[1]);
+        }
+    }
+    /// Even and odd bytes apart, as 16-bit numbers: `vpmaddubsw` would saturate.
+    #[inline(always)]
+    unsafe fn dot(acc: Self::I, w: Self::B, x: u32) -> Self::I {
+        both!(I => {
+            // SAFETY: see above.
+            unsafe {
+                let x = _mm256_set1_epi32(x as i32);
+                let (even, odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x));
+                let w_even = _mm256_and_si256(w[I], _mm256_set1_epi16(0xff));
+                let sums = _mm256_add_epi32(acc[I], _mm256_madd_epi16(w_even, even));
+                _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_srli_epi16::<8>(w[I]), odd))
+            }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles<const HIGH: bool>(v: Self::B) -> Self::B {
+        both!(I => {
+            // SAFETY: see above.
+            unsafe {
+                let v = if HIGH { _mm256_srli_epi16::<4>(v[I]) } else { v[I] };
+                _mm256_and_si256(v, _mm256_set1_epi8(15))
+            }
+        })
+    }
+    #[inline(always)]
+    unsafe fn or_fifth_bit(code: Self::B, bits: u64) -> Self::B {
+        both!(I => {
+            // SAFETY: see above.
+            unsafe {
+                // Byte `i` of the register gets byte `i / 8` of the bits (the shuffle works in halves of 16 bytes).
+                let bits = _mm256_set1_epi32((bits >> (32 * I)) as i32);
+                let which = _mm256_setr_epi64x(
+                    0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303,
+                );
+                let mask = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, which), mask), mask);
+                _mm256_or_si256(code[I], _mm256_and_si256(set, _mm256_set1_epi8(16)))
+            }
+        })
+    }
+    #[inline(always)]
+    unsafe fn or_two_bits<const I: u32>(code: Self::B, high: Self::B) -> Self::B {
+        both!(J => {
+            // SAFETY: see above.
+            unsafe {
+                // Two bits of each byte end up at bits 4 and 5; what crosses into other bits is masked.
+                let moved = match I {
+                    0 => _mm256_slli_epi16::<4>(high[J]),
+                    1 => _mm256_slli_epi16::<2>(high[J]),
+                    2 => high[J],
+                    _ => _mm256_srli_epi16::<2>(high[J]),
+                };
+                _mm256_or_si256(code[J], _mm256_and_si256(moved, _mm256_set1_epi8(0x30)))
+            }
+        })
     }
 }

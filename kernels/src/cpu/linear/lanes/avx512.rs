@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{Lanes, Quads};
 
 /// AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -132,3 +132,85 @@ impl Lanes for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }
+
+/// [`Avx512`] with AVX-512-VNNI.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::linear) struct Avx512Vnni;
+
+/// Everything of [`Quads`] but the type and its product.
+macro_rules! quads {
+    ($name:ty, |$acc:ident, $w:ident, $x:ident| $dot:expr) => {
+        // SAFETY of every block below: as above, for `Quads`, and `Avx512Vnni` demands AVX-512-VNNI too.
+        impl Quads for $name {
+            type L = Avx512;
+            type I = __m512i;
+            type B = __m512i;
+
+            #[inline(always)]
+            unsafe fn splat(v: i32) -> __m512i {
+                // SAFETY: see above.
+                unsafe { _mm512_set1_epi32(v) }
+            }
+            #[inline(always)]
+            unsafe fn to_f32(v: __m512i) -> __m512 {
+                // SAFETY: see above.
+                unsafe { _mm512_cvtepi32_ps(v) }
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const u8) -> __m512i {
+                // SAFETY: see above.
+                unsafe { _mm512_loadu_si512(p.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut u8, v: __m512i) {
+                // SAFETY: see above.
+                unsafe { _mm512_storeu_si512(p.cast(), v) }
+            }
+            #[inline(always)]
+            unsafe fn dot($acc: __m512i, $w: __m512i, x: u32) -> __m512i {
+                // SAFETY: see above.
+                unsafe {
+                    let $x = _mm512_set1_epi32(x as i32);
+                    $dot
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn nibbles<const HIGH: bool>(v: __m512i) -> __m512i {
+                // SAFETY: see above.
+                unsafe {
+                    let v = if HIGH { _mm512_srli_epi16::<4>(v) } else { v };
+                    _mm512_and_si512(v, _mm512_set1_epi8(15))
+                }
+            }
+            #[inline(always)]
+            unsafe fn or_fifth_bit(code: __m512i, bits: u64) -> __m512i {
+                // SAFETY: see above.
+                unsafe { _mm512_mask_add_epi8(code, bits, code, _mm512_set1_epi8(16)) }
+            }
+            #[inline(always)]
+            unsafe fn or_two_bits<const I: u32>(code: __m512i, high: __m512i) -> __m512i {
+                // SAFETY: see above.
+                unsafe {
+                    // Two bits of each byte end up at bits 4 and 5; what crosses into other bits is masked.
+                    let moved = match I {
+                        0 => _mm512_slli_epi16::<4>(high),
+                        1 => _mm512_slli_epi16::<2>(high),
+                        2 => high,
+                        _ => _mm512_srli_epi16::<2>(high),
+                    };
+                    _mm512_or_si512(code, _mm512_and_si512(moved, _mm512_set1_epi8(0x30)))
+                }
+            }
+        }
+    };
+}
+
+// Even and odd bytes apart, as 16-bit numbers: `vpmaddubsw` would saturate.
+quads!(Avx512, |acc, w, x| {
+    let (even, odd) = (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x)), _mm512_srai_epi16::<8>(x));
+    let w_even = _mm512_and_si512(w, _mm512_set1_epi16(0xff));
+    let sums = _mm512_add_epi32(acc, _mm512_madd_epi16(w_even, even));
+    _mm512_add_epi32(sums, _mm512_madd_epi16(_mm512_srli_epi16::<8>(w), odd))
+});
+quads!(Avx512Vnni, |acc, w, x| _mm512_dpbusd_epi32(acc, w, x));

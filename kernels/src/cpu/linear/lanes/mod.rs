@@ -1,4 +1,4 @@
-//! Sixteen `f32` lanes on each instruction set, so that every kernel is written once.
+//! Sixteen `f32` or `i32` lanes on each instruction set, so that every kernel is written once.
 //!
 //! The methods are plain `#[inline(always)]` functions: they take on the target features of the
 //! `#[target_feature]` function (see `isa.rs`) into which they are inlined.
@@ -12,7 +12,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx512::Avx512;
+pub(super) use avx512::{Avx512, Avx512Vnni};
 pub(super) use portable::Portable;
 
 /// Arithmetic on sixteen lanes.
@@ -65,4 +65,34 @@ pub(super) trait Lanes: Copy {
 
     /// Hints that the cache line at `p` will be read soon. Any address is allowed.
     unsafe fn prefetch(p: *const u8);
+}
+
+/// Products of four consecutive `k` of sixteen columns: 64 unsigned bytes of weights times four signed bytes of
+/// activations, summed in `i32`. The sums are exact: all instruction sets agree.
+///
+/// # Safety
+/// As for [`Lanes`].
+pub(super) trait Quads: Copy {
+    /// The `f32` lanes beside it.
+    type L: Lanes;
+    /// Sixteen `i32`.
+    type I: Copy;
+    /// Sixty-four bytes.
+    type B: Copy;
+
+    unsafe fn splat(v: i32) -> Self::I;
+    unsafe fn to_f32(v: Self::I) -> <Self::L as Lanes>::F;
+    /// Reads 64 bytes.
+    unsafe fn load(p: *const u8) -> Self::B;
+    /// Writes 64 bytes.
+    unsafe fn store(p: *mut u8, v: Self::B);
+    /// Lane `i` plus the products of the bytes `4 * i..4 * i + 4` of `w` with the four signed bytes of `x`.
+    unsafe fn dot(acc: Self::I, w: Self::B, x: u32) -> Self::I;
+
+    /// The low nibbles, or the high ones.
+    unsafe fn nibbles<const HIGH: bool>(v: Self::B) -> Self::B;
+    /// `code | 16` in the bytes whose bit is set.
+    unsafe fn or_fifth_bit(code: Self::B, bits: u64) -> Self::B;
+    /// `code | ((high >> 2 * I) & 3) << 4` in every byte.
+    unsafe fn or_two_bits<const I: u32>(code: Self::B, high: Self::B) -> Self::B;
 }

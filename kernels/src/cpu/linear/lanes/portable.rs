@@ -4,7 +4,7 @@ use std::array::from_fn;
 
 use half::{bf16, f16};
 
-use super::Lanes;
+use super::{Lanes, Quads};
 
 /// Any CPU.
 #[derive(Clone, Copy)]
@@ -108,4 +108,47 @@ impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+}
+
+impl Quads for Portable {
+    type L = Self;
+    type I = [i32; 16];
+    type B = [u8; 64];
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> Self::I {
+        [v; 16]
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: Self::I) -> [f32; 16] {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> Self::B {
+        // SAFETY: 64 readable bytes, as `Quads::load` demands.
+        unsafe { p.cast::<Self::B>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u8, v: Self::B) {
+        // SAFETY: 64 writable bytes, as `Quads::store` demands.
+        unsafe { p.cast::<Self::B>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: Self::I, w: Self::B, x: u32) -> Self::I {
+        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
+        from_fn(|i| acc[i] + (0..4).map(|j| i32::from(w[4 * i + j]) * x[j]).sum::<i32>())
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles<const HIGH: bool>(v: Self::B) -> Self::B {
+        v.map(|v| if HIGH { v >> 4 } else { v & 15 })
+    }
+    #[inline(always)]
+    unsafe fn or_fifth_bit(code: Self::B, bits: u64) -> Self::B {
+        from_fn(|i| code[i] | ((bits >> i & 1) as u8) << 4)
+    }
+    #[inline(always)]
+    unsafe fn or_two_bits<const I: u32>(code: Self::B, high: Self::B) -> Self::B {
+        from_fn(|i| code[i] | (high[i] >> (2 * I) & 3) << 4)
+    }
 }
