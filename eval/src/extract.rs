@@ -51,7 +51,7 @@ impl Extractor {
     /// Our strict reading beside it: the first line that is not blank has to begin with exactly one option letter,
     /// bare or in brackets or emphasis, and go on with nothing or with a mark that ends it.
     ///
-    /// `C`, `(C)`, `**C**`, `C. text` and `C、文` are answers; `CPU`, `C语言` and `A or B` are none.
+    /// `C`, `(C)`, `**C**`, `C. text` and `C、文` are answers; `CPU`, `C语言`, `A or B` and `A、B` are none.
     pub fn extract_strict(&self, text: &str) -> Extracted {
         let options = match self {
             Self::FirstCapital => "ABCD",
@@ -65,8 +65,21 @@ impl Extractor {
         let closed = rest.len() < chars.as_str().len();
         let ends =
             rest.is_empty() || closed || rest.starts_with(['.', '。', '．', '、', ',', '，', ':', '：', ';', '；']);
-        if ends { Extracted { answer: letter.to_string(), rule: "strict-letter".into() } } else { Extracted::none() }
+        if ends && !goes_on_with_option(rest, options) {
+            Extracted { answer: letter.to_string(), rule: "strict-letter".into() }
+        } else {
+            Extracted::none()
+        }
     }
+}
+
+/// Whether a list goes on in `rest`: after marks, spaces and perhaps a conjunction another option letter stands alone.
+fn goes_on_with_option(rest: &str, options: &str) -> bool {
+    let marks = |c: char| !c.is_alphanumeric();
+    let rest = rest.trim_start_matches(marks);
+    let conjunction = ["or ", "and ", "或", "和", "与", "及"].iter().find_map(|word| rest.strip_prefix(word));
+    let mut chars = conjunction.unwrap_or(rest).trim_start_matches(marks).chars();
+    chars.next().is_some_and(|letter| options.contains(letter)) && chars.next().is_none_or(marks)
 }
 
 /// The patterns of `first_option_postprocess` in OpenCompass 0.5.4, in order, `@` for the class of option letters. The
@@ -184,7 +197,14 @@ mod tests {
         for text in ["C", "\n C \n以下是", "(C) x", "（C）", "**C**", "C. 网桥", "C、文", "C：文", "\"C\""] {
             assert_eq!(strict(text), "C", "{text}");
         }
+        for text in ["C. CPU", "C、D触发器", "C: a or B", "(C) 和平", "C.\nD."] {
+            assert_eq!(strict(text), "C", "{text}");
+        }
         for text in ["", "CPU", "C语言", "A or B", "E", "答案是C", "c"] {
+            assert_eq!(strict(text), "", "{text}");
+        }
+        for text in ["C、D", "C,D", "C, D。", "(C)(D)", "**C** or **D**", "C), and D)", "（C）或（D）", "C；D；A"]
+        {
             assert_eq!(strict(text), "", "{text}");
         }
     }
