@@ -197,6 +197,26 @@ mod tests {
         refused(b"id,question,A,B,C,D,answer\n0,\xc4\xe3,a,b,c,d,A\n", "line 2: not UTF-8");
     }
 
+    /// All files of C-Eval, counted with Python's `csv` module; one of the test split has Windows line ends in a field.
+    #[test]
+    fn every_real_file_is_read() {
+        let Some(ceval) = oc_tests::shared("data/ceval/formal_ceval") else { return };
+        for (split, wanted) in [("dev", 260), ("val", 1346), ("test", 12342)] {
+            let (mut found, mut breaks) = (0, 0);
+            for entry in std::fs::read_dir(ceval.join(split)).unwrap() {
+                let file = entry.unwrap().path();
+                let rows = read(&file, &std::fs::read(&file).unwrap(), split != "test").unwrap();
+                found += rows.len();
+                let values = || rows.iter().flatten().map(|(_, value)| value);
+                assert!(values().all(|value| !value.contains('\r')), "{}", file.display());
+                if file.ends_with("legal_professional_test.csv") {
+                    breaks = values().filter(|value| value.contains('\n')).count();
+                }
+            }
+            assert_eq!((found, breaks), (wanted, usize::from(split == "test")), "{split}");
+        }
+    }
+
     proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(prop_oneof![Just(b'"'), Just(b','), Just(b'\n'), Just(b'A'), any::<u8>()], 0..200)) {
