@@ -258,6 +258,37 @@ proptest! {
         let cols = if format.is_quantized() { blocks * format.block_len() } else { blocks * 30 + odd };
         check(format, m, rows, cols, seed);
     }
+
+    #[test]
+    fn a_row_has_the_bits_that_it_has_alone(
+        format in proptest::sample::select(WeightFormat::ALL.to_vec()),
+        m in 2usize..40,
+        rows in 1usize..150,
+        blocks in 1usize..9,
+        odd in 0usize..70,
+        seed: u64,
+    ) {
+        let cols = if format.is_quantized() { blocks * format.block_len() } else { blocks * 30 + odd };
+        check_bits(format, m, rows, cols, seed);
+    }
+}
+
+/// One row of a product has the bits that it has alone, whatever the shape, at every level.
+fn check_bits(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u64) {
+    let mut random = Random(seed);
+    let data = random.weights(format, rows, cols);
+    let view = WeightView::new(&data, format, rows, cols).unwrap();
+    let x = random.floats(m * cols);
+    let r = random.next() as usize % m;
+    let pool = pool(2);
+    for level in levels() {
+        for dtype in DTYPES {
+            let w = PackedWeight::pack(&[view], dtype, level).unwrap();
+            let (many, one) = (product(&x, m, &w, &pool), product(&x[r * cols..(r + 1) * cols], 1, &w, &pool));
+            let same = one.iter().zip(&many[r * rows..]).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{} {dtype:?} {level:?} [{m}, {cols}] x [{rows}, {cols}]: row {r}", format.name());
+        }
+    }
 }
 
 #[test]

@@ -114,9 +114,9 @@ macro_rules! isa {
                 /// # Safety
                 /// As for [`quads::convert`].
                 $(#[$features])?
-                unsafe fn convert(x: *const f32, n: usize, words: *mut u32) {
+                unsafe fn convert<Q: Quads>(x: *const f32, n: usize, words: *mut u32) {
                     // SAFETY: forwarded.
-                    unsafe { quads::convert(x, n, words) }
+                    unsafe { quads::convert::<Q>(x, n, words) }
                 }
                 /// # Safety
                 /// As for [`quads::dense`].
@@ -147,7 +147,7 @@ macro_rules! isa {
                     unsafe { quads::dot::<Q, T>(panel, k, x, target) }
                 }
                 Functions {
-                    convert,
+                    convert: convert::<Q>,
                     dense: dense::<Q, T>,
                     source: Some((decode::<Q, T>, dot::<Q, T>)),
                     unit_bytes: quads::unit_bytes(T::SCHEME),

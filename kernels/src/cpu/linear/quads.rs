@@ -63,35 +63,33 @@ pub(super) fn unit_scale(largest: f32) -> (f32, f32) {
 /// # Safety
 /// `x` has `n` activations and `words` room for `UNIT_WORDS` words per unit.
 #[inline(always)]
-pub(super) unsafe fn convert(x: *const f32, n: usize, words: *mut u32) {
-    // Adding it leaves the nearest integer, ties to even, in the low bits.
-    const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    // SAFETY: as the caller promises.
-    let (x, words) = unsafe {
-        let units = n.div_ceil(UNIT);
-        (std::slice::from_raw_parts(x, n), std::slice::from_raw_parts_mut(words, units * UNIT_WORDS))
-    };
-    for (x, words) in x.chunks(UNIT).zip(words.as_chunks_mut::<UNIT_WORDS>().0) {
-        let mut unit = [0.0; UNIT];
-        match x.first_chunk() {
-            Some(x) => unit = *x,
-            None => unit[..x.len()].copy_from_slice(x),
+pub(super) unsafe fn convert<Q: Quads>(x: *const f32, n: usize, words: *mut u32) {
+    let mut k = 0;
+    while k < n {
+        // SAFETY: activations `k..n` of the row and its unit `k / UNIT`, as the caller promises.
+        unsafe {
+            let words = words.add(k / UNIT * UNIT_WORDS);
+            let mut last = [0.0; UNIT];
+            let mut x = x.add(k);
+            if n - k < UNIT {
+                last[..n - k].copy_from_slice(std::slice::from_raw_parts(x, n - k));
+                x = last.as_ptr();
+            }
+            let unit = [Q::L::load(x), Q::L::load(x.add(16))];
+            let (scale, factor) = unit_scale(Q::largest(unit));
+            let codes: *mut i8 = words.add(4).cast();
+            let (low, high) = (Q::quantize(unit[0], factor, codes), Q::quantize(unit[1], factor, codes.add(16)));
+            *words = scale.to_bits();
+            *words.add(1) = (scale * low.wrapping_add(high) as f32).to_bits();
+            *words.add(2) = low as u32;
+            *words.add(3) = high as u32;
+            if cfg!(target_endian = "big") {
+                for i in 4..UNIT_WORDS {
+                    *words.add(i) = (*words.add(i)).swap_bytes();
+                }
+            }
         }
-        // As integers, the bits of magnitudes are in the order of the magnitudes, NaN above all.
-        let largest = unit.map(|x| (x.to_bits() & 0x7fff_ffff) as i32).into_iter().fold(0, i32::max);
-        let (scale, factor) = unit_scale(f32::from_bits(largest as u32));
-        let codes = unit.map(|x| (x * factor + ROUND).to_bits() as i8);
-        let sum = |codes: &[i8]| codes.iter().map(|&c| i32::from(c)).sum::<i32>();
-        let (low, high) = (sum(&codes[..16]), sum(&codes[16..]));
-        words[..4].copy_from_slice(&[
-            scale.to_bits(),
-            (scale * (low + high) as f32).to_bits(),
-            low as u32,
-            high as u32,
-        ]);
-        for (word, four) in words[4..].iter_mut().zip(codes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(four.map(|c| c as u8));
-        }
+        k += UNIT;
     }
 }
 
@@ -221,8 +219,9 @@ pub(super) unsafe fn decode<Q: Quads, T: Format>(panel: *const u8, from: usize, 
 unsafe fn start<T: Format>(x: *const u32, sub: usize) -> i32 {
     // SAFETY: a unit has twelve words.
     unsafe {
-        let sum = if T::SCHEME.sub == UNIT { *x.add(2) as i32 + *x.add(3) as i32 } else { *x.add(2 + sub) as i32 };
-        -offset(T::SCHEME) * sum
+        let sum =
+            if T::SCHEME.sub == UNIT { (*x.add(2)).wrapping_add(*x.add(3)) as i32 } else { *x.add(2 + sub) as i32 };
+        sum.wrapping_mul(-offset(T::SCHEME))
     }
 }
 
@@ -250,8 +249,8 @@ impl<Q: Quads, T: Format> Visit<Q> for Dot<<Q::L as Lanes>::F, T> {
                     *sum = Q::dot(*sum, w, *codes.add(c));
                 }
             }
-            for v in 0..4 {
-                self.acc[v] = finish::<Q, T>(self.acc[v], sums[v], sub.scale[v], sub.min[v], x);
+            for (v, acc) in self.acc.iter_mut().enumerate() {
+                *acc = finish::<Q, T>(*acc, sums[v], sub.scale[v], sub.min[v], x);
             }
         }
     }
@@ -316,7 +315,7 @@ impl Tile for super::lanes::Avx512 {
 }
 #[cfg(target_arch = "x86_64")]
 impl Tile for super::lanes::Avx512Vnni {
-    const ROWS: usize = 6;
+    const ROWS: usize = 3;
     const WIDE: bool = true;
 }
 

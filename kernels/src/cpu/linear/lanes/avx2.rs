@@ -177,6 +177,40 @@ impl Quads for Avx2 {
     type I = [__m256i; 2];
     type B = [__m256i; 2];
 
+    /// As integers, the bits of magnitudes are in the order of the magnitudes, NaN above all.
+    #[inline(always)]
+    unsafe fn largest(v: [[__m256; 2]; 2]) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let mut m = _mm256_setzero_si256();
+            for v in v.as_flattened() {
+                let magnitude = _mm256_and_si256(_mm256_castps_si256(*v), _mm256_set1_epi32(0x7fff_ffff));
+                m = _mm256_max_epi32(m, magnitude);
+            }
+            let m = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256::<1>(m));
+            let m = _mm_max_epi32(m, _mm_shuffle_epi32::<0b01_00_11_10>(m));
+            let m = _mm_max_epi32(m, _mm_shuffle_epi32::<0b10_11_00_01>(m));
+            f32::from_bits(_mm_cvtsi128_si32(m) as u32)
+        }
+    }
+    #[inline(always)]
+    unsafe fn quantize(v: [__m256; 2], factor: f32, codes: *mut i8) -> i32 {
+        // SAFETY: see above.
+        unsafe {
+            let factor = _mm256_set1_ps(factor);
+            let (a, b) =
+                (_mm256_cvtps_epi32(_mm256_mul_ps(v[0], factor)), _mm256_cvtps_epi32(_mm256_mul_ps(v[1], factor)));
+            // Packing works in halves of 16 bytes; the permutation puts the four pieces in order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(codes.cast(), _mm_packs_epi16(low, high));
+            let sum = _mm256_add_epi32(a, b);
+            let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+            let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+            _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)))
+        }
+    }
+
     #[inline(always)]
     unsafe fn splat(v: i32) -> Self::I {
         // SAFETY: see above.

@@ -146,6 +146,27 @@ macro_rules! quads {
             type I = __m512i;
             type B = __m512i;
 
+            /// As integers, the bits of magnitudes are in the order of the magnitudes, NaN above all.
+            #[inline(always)]
+            unsafe fn largest(v: [__m512; 2]) -> f32 {
+                // SAFETY: see above.
+                unsafe {
+                    let mask = _mm512_set1_epi32(0x7fff_ffff);
+                    let a = _mm512_and_si512(_mm512_castps_si512(v[0]), mask);
+                    let b = _mm512_and_si512(_mm512_castps_si512(v[1]), mask);
+                    f32::from_bits(_mm512_reduce_max_epi32(_mm512_max_epi32(a, b)) as u32)
+                }
+            }
+            #[inline(always)]
+            unsafe fn quantize(v: __m512, factor: f32, codes: *mut i8) -> i32 {
+                // SAFETY: see above.
+                unsafe {
+                    let v = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(factor)));
+                    _mm_storeu_si128(codes.cast(), _mm512_cvtepi32_epi8(v));
+                    _mm512_reduce_add_epi32(v)
+                }
+            }
+
             #[inline(always)]
             unsafe fn splat(v: i32) -> __m512i {
                 // SAFETY: see above.

@@ -80,6 +80,12 @@ pub(super) trait Quads: Copy {
     /// Sixty-four bytes.
     type B: Copy;
 
+    /// The largest magnitude; infinite or NaN if any element is.
+    unsafe fn largest(v: [<Self::L as Lanes>::F; 2]) -> f32;
+    /// Writes the sixteen integers nearest to `v * factor`, ties to even, as signed bytes, and returns their sum. They
+    /// must fit; without any meaning if an element is NaN.
+    unsafe fn quantize(v: <Self::L as Lanes>::F, factor: f32, codes: *mut i8) -> i32;
+
     unsafe fn splat(v: i32) -> Self::I;
     unsafe fn to_f32(v: Self::I) -> <Self::L as Lanes>::F;
     /// Reads 64 bytes.

@@ -115,6 +115,30 @@ impl Quads for Portable {
     type I = [i32; 16];
     type B = [u8; 64];
 
+    /// As integers, the bits of magnitudes are in the order of the magnitudes, NaN above all.
+    #[inline(always)]
+    unsafe fn largest(v: [[f32; 16]; 2]) -> f32 {
+        let mut largest = 0;
+        for v in v.as_flattened() {
+            let bits = v.to_bits() & 0x7fff_ffff;
+            largest = if bits > largest { bits } else { largest };
+        }
+        f32::from_bits(largest)
+    }
+    #[inline(always)]
+    unsafe fn quantize(v: [f32; 16], factor: f32, codes: *mut i8) -> i32 {
+        // Adding it leaves the nearest integer, ties to even, in the low bits.
+        const ROUND: f32 = 1.5 * (1 << 23) as f32;
+        let mut sum = 0;
+        for (i, v) in v.iter().enumerate() {
+            let code = (v * factor + ROUND).to_bits() as i8;
+            // SAFETY: 16 writable bytes, as `Quads::quantize` demands.
+            unsafe { *codes.add(i) = code };
+            sum += i32::from(code);
+        }
+        sum
+    }
+
     #[inline(always)]
     unsafe fn splat(v: i32) -> Self::I {
         [v; 16]
