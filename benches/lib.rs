@@ -1,1 +1,1 @@
-//! Benchmarks: `forward.rs` times whole models; measured tables are in `results/`.
+//! Benchmarks: `kernels.rs` times single operations, `forward.rs` whole models; measured tables are in `results/`.

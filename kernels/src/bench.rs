@@ -7,13 +7,18 @@ use std::time::{Duration, Instant};
 
 use crate::{
     Backend, Dtype, Error, Result, WeightFormat,
-    ops::{self, MODELS, ModelShape, Op, Peaks, Shape, Workload},
+    ops::{self, Cost, MODELS, ModelShape, Op, Peaks, Shape, Workload},
 };
 
 /// Input sets together fill at least this much memory, beyond the caches, where memory bandwidth is the floor.
 const COLD_BYTES: f64 = 128e6;
 /// Most input sets of one problem.
 const MAX_COPIES: usize = 64;
+
+/// How many input sets of a problem of `cost` fill more memory than the caches hold.
+pub fn cold_copies(cost: &Cost) -> usize {
+    ((COLD_BYTES / cost.bytes.max(1.0)) as usize + 1).min(MAX_COPIES)
+}
 
 /// What to time. The default takes about a minute on two cores: every operation, the two small models, one row and a
 /// prompt chunk, and the formats of common files.
@@ -168,7 +173,7 @@ fn row<B: Backend>(
     let dtype = backend.info().dtype;
     let cost = (op.cost)(shape, dtype);
     let memory_bound = peaks.is_memory_bound(&cost);
-    let copies = if memory_bound { ((COLD_BYTES / cost.bytes.max(1.0)) as usize + 1).min(MAX_COPIES) } else { 1 };
+    let copies = if memory_bound { cold_copies(&cost) } else { 1 };
     let mut trial = (op.trial)(backend, shape, 1, copies)?;
     let error = trial.error()?;
     let seconds = median_seconds(time, copies, &mut |copy| trial.run(copy))?;
