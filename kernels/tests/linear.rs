@@ -1,8 +1,8 @@
 //! The linear layer against the `f64` reference, on every instruction set of this machine, and its invariances.
 
 use half::{bf16, f16};
-use oc_kernels::cpu::SimdLevel;
 use oc_kernels::cpu::linear::{PackedWeight, linear};
+use oc_kernels::cpu::{SimdLevel, Threads};
 use oc_kernels::reference::{dequant::dequantize, gemm, int8};
 use oc_kernels::{Dtype, Error, WeightFormat, WeightView};
 use proptest::prelude::*;
@@ -59,8 +59,8 @@ fn levels() -> impl Iterator<Item = SimdLevel> {
     SimdLevel::ALL.into_iter().filter(|level| level.is_supported())
 }
 
-fn pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+fn threads(count: usize) -> Threads {
+    Threads::new(count).unwrap()
 }
 
 fn round(v: f32) -> f32 {
@@ -68,9 +68,9 @@ fn round(v: f32) -> f32 {
 }
 
 /// Whole product, no bias.
-fn product(x: &[f32], m: usize, w: &PackedWeight, pool: &rayon::ThreadPool) -> Vec<f32> {
+fn product(x: &[f32], m: usize, w: &PackedWeight, threads: &Threads) -> Vec<f32> {
     let mut out = vec![f32::NAN; m * w.rows()];
-    linear(x, m, w, 0..w.rows(), None, false, &mut out, w.rows(), pool).unwrap();
+    linear(x, m, w, 0..w.rows(), None, false, &mut out, w.rows(), threads).unwrap();
     out
 }
 
@@ -105,7 +105,7 @@ fn packed_rows_are_exact() {
         for dtype in DTYPES {
             for (format, blocks, values) in fixture() {
                 let view = WeightView::new(blocks, format, 2, 256).unwrap();
-                let w = PackedWeight::pack(&[view], dtype, level).unwrap();
+                let w = PackedWeight::pack(&[view], dtype, level, &threads(1)).unwrap();
                 for r in 0..2 {
                     let mut row = vec![0.0; 256];
                     w.row_f32(r, &mut row);
@@ -125,7 +125,7 @@ fn packed_float_rows_are_exact_or_rounded_once() {
         let values = dequantize(&view);
         for level in levels() {
             for dtype in DTYPES {
-                let w = PackedWeight::pack(&[view], dtype, level).unwrap();
+                let w = PackedWeight::pack(&[view], dtype, level, &threads(1)).unwrap();
                 let want: Vec<f32> = match dtype {
                     Dtype::F32 => values.clone(),
                     Dtype::Bf16 => values.iter().copied().map(round).collect(),
@@ -145,17 +145,17 @@ fn packed_float_rows_are_exact_or_rounded_once() {
 /// dequantised value (rounded to bf16 for bf16 products).
 #[test]
 fn products_use_the_exact_weights() {
-    let pool = pool(2);
+    let threads = threads(2);
     for level in levels() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             for (format, blocks, values) in fixture() {
                 let view = WeightView::new(blocks, format, 2, 256).unwrap();
-                let w = PackedWeight::pack(&[view], dtype, level).unwrap();
+                let w = PackedWeight::pack(&[view], dtype, level, &threads).unwrap();
                 let mut x = vec![0.0; 256 * 256];
                 (0..256).for_each(|i| x[i * 257] = 1.0);
-                let many = product(&x, 256, &w, &pool);
+                let many = product(&x, 256, &w, &threads);
                 for i in 0..256 {
-                    let one = product(&x[i * 256..(i + 1) * 256], 1, &w, &pool);
+                    let one = product(&x[i * 256..(i + 1) * 256], 1, &w, &threads);
                     for r in 0..2 {
                         let value = values[r * 256 + i];
                         let want = if dtype == Dtype::F32 { value } else { round(value) };
@@ -218,11 +218,11 @@ fn check(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u64) {
     // The values of the 8-bit arithmetic: a code times a scale rounds once more in `f32`.
     let weights8 = int8::weights(&view);
     let x8: Vec<f32> = x.chunks(cols).flat_map(int8::activations).map(|x| x as f32).collect();
-    let pool = pool(2);
+    let threads = threads(2);
     for level in levels() {
         for dtype in DTYPES {
-            let w = PackedWeight::pack(&[view], dtype, level).unwrap();
-            let got = product(&x, m, &w, &pool);
+            let w = PackedWeight::pack(&[view], dtype, level, &threads).unwrap();
+            let got = product(&x, m, &w, &threads);
             let case = format!("{} {dtype:?} {level:?} [{m}, {cols}] x [{rows}, {cols}]", format.name());
             let (error, bound) = match dtype {
                 Dtype::F32 => (error(&x, m, &exact, rows, cols, &got), 1e-5),
@@ -280,11 +280,11 @@ fn check_bits(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u6
     let view = WeightView::new(&data, format, rows, cols).unwrap();
     let x = random.floats(m * cols);
     let r = random.next() as usize % m;
-    let pool = pool(2);
+    let threads = threads(2);
     for level in levels() {
         for dtype in DTYPES {
-            let w = PackedWeight::pack(&[view], dtype, level).unwrap();
-            let (many, one) = (product(&x, m, &w, &pool), product(&x[r * cols..(r + 1) * cols], 1, &w, &pool));
+            let w = PackedWeight::pack(&[view], dtype, level, &threads).unwrap();
+            let (many, one) = (product(&x, m, &w, &threads), product(&x[r * cols..(r + 1) * cols], 1, &w, &threads));
             let same = one.iter().zip(&many[r * rows..]).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "{} {dtype:?} {level:?} [{m}, {cols}] x [{rows}, {cols}]: row {r}", format.name());
         }
@@ -302,7 +302,7 @@ fn agrees_with_the_reference_over_several_blocks_of_k() {
 #[test]
 fn bits_do_not_depend_on_the_batch_or_the_threads() {
     let (rows, cols) = (200, 2304);
-    let pools = [pool(1), pool(2)];
+    let both = [threads(1), threads(2)];
     let mut random = Random(11);
     let x = random.floats(301 * cols);
     for format in WeightFormat::ALL {
@@ -311,16 +311,16 @@ fn bits_do_not_depend_on_the_batch_or_the_threads() {
         // The lower levels share all code but the lanes with the highest and would take long here.
         for level in levels().filter(|&l| l != SimdLevel::Portable) {
             for dtype in DTYPES {
-                let w = PackedWeight::pack(&[view], dtype, level).unwrap();
-                let whole = product(&x, 301, &w, &pools[1]);
+                let w = PackedWeight::pack(&[view], dtype, level, &both[0]).unwrap();
+                let whole = product(&x, 301, &w, &both[1]);
                 let expect = |first: usize, m: usize, got: &[f32]| {
                     let want = &whole[first * rows..(first + m) * rows];
                     let same = got.iter().zip(want).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "{} {dtype:?} {level:?}: rows {first}.. of {m}", format.name());
                 };
-                for pool in &pools {
+                for threads in &both {
                     for (first, m) in [(0, 1), (137, 1), (300, 1), (150, 2), (3, 8), (270, 18), (1, 64), (0, 301)] {
-                        expect(first, m, &product(&x[first * cols..(first + m) * cols], m, &w, pool));
+                        expect(first, m, &product(&x[first * cols..(first + m) * cols], m, &w, threads));
                     }
                 }
             }
@@ -331,7 +331,7 @@ fn bits_do_not_depend_on_the_batch_or_the_threads() {
 /// Column ranges, strides, bias and accumulation are applied to the same sums.
 #[test]
 fn column_ranges_bias_and_accumulation() {
-    let pool = pool(2);
+    let threads = threads(2);
     let mut random = Random(7);
     let (cols, rows) = (256, [130, 64, 70]);
     let formats = [WeightFormat::Q5_0, WeightFormat::Q8_0, WeightFormat::Bf16];
@@ -341,18 +341,18 @@ fn column_ranges_bias_and_accumulation() {
     let bias = random.floats(n);
     for level in levels() {
         for dtype in DTYPES {
-            let w = PackedWeight::pack(&parts, dtype, level).unwrap();
+            let w = PackedWeight::pack(&parts, dtype, level, &threads).unwrap();
             assert_eq!((w.rows(), w.cols()), (n, cols));
             for m in [1, 5, 40] {
                 let x = random.floats(m * cols);
-                let plain = product(&x, m, &w, &pool);
+                let plain = product(&x, m, &w, &threads);
                 for range in [0..n, 0..64, 64..128, 128..200, 192..n, 37..39, 100..100] {
                     let stride = range.len() + 3;
                     let old = random.floats(m * stride);
                     for accumulate in [false, true] {
                         let mut out = old.clone();
 
-                        linear(&x, m, &w, range.clone(), Some(&bias), accumulate, &mut out, stride, &pool).unwrap();
+                        linear(&x, m, &w, range.clone(), Some(&bias), accumulate, &mut out, stride, &threads).unwrap();
                         for (i, (&got, &old)) in out.iter().zip(&old).enumerate() {
                             let (r, c) = (i / stride, i % stride);
                             let want = if c >= range.len() {
@@ -377,12 +377,12 @@ fn packed_size_stays_near_the_file_size() {
     for format in WeightFormat::ALL {
         let data = random.weights(format, 128, 512);
         let view = WeightView::new(&data, format, 128, 512).unwrap();
-        let int8 = PackedWeight::pack(&[view], Dtype::Int8, SimdLevel::detect()).unwrap().bytes();
+        let int8 = PackedWeight::pack(&[view], Dtype::Int8, SimdLevel::detect(), &threads(1)).unwrap().bytes();
         if !format.is_quantized() {
             assert_eq!(int8, 128 * 512 / 32 * 34, "{}", format.name());
         }
         for dtype in DTYPES {
-            let w = PackedWeight::pack(&[view], dtype, SimdLevel::detect()).unwrap();
+            let w = PackedWeight::pack(&[view], dtype, SimdLevel::detect(), &threads(1)).unwrap();
             assert!(w.bytes() * 100 <= data.len() * 103, "{} {dtype:?}: {}", format.name(), w.bytes());
         }
     }
@@ -390,18 +390,19 @@ fn packed_size_stays_near_the_file_size() {
 
 #[test]
 fn wrong_shapes_are_refused() {
-    let pool = pool(1);
+    let threads = threads(1);
     let data = Random(1).weights(WeightFormat::F32, 4, 6);
     let view = WeightView::new(&data, WeightFormat::F32, 4, 6).unwrap();
-    let w = PackedWeight::pack(&[view], Dtype::F32, SimdLevel::Portable).unwrap();
+    let w = PackedWeight::pack(&[view], Dtype::F32, SimdLevel::Portable, &threads).unwrap();
     let narrow = WeightView::new(&data, WeightFormat::F32, 6, 4).unwrap();
-    let pack = |parts: &[WeightView<'_>]| PackedWeight::pack(parts, Dtype::F32, SimdLevel::Portable).map(|_| ());
+    let pack =
+        |parts: &[WeightView<'_>]| PackedWeight::pack(parts, Dtype::F32, SimdLevel::Portable, &threads).map(|_| ());
     assert!(matches!(pack(&[]), Err(Error::Shape { .. })));
     assert!(matches!(pack(&[view, narrow]), Err(Error::Shape { .. })));
     assert!(matches!(pack(&[WeightView { rows: 5, ..view }]), Err(Error::Shape { .. })));
     let x = [0.0; 12];
     let run = |m: usize, cols, bias, len: usize, stride| {
-        linear(&x[..6 * m.min(2)], m, &w, cols, bias, false, &mut vec![0.0; len], stride, &pool)
+        linear(&x[..6 * m.min(2)], m, &w, cols, bias, false, &mut vec![0.0; len], stride, &threads)
     };
     assert!(run(2, 0..4, Some(&[0.0; 4][..]), 8, 4).is_ok());
     assert!(matches!(run(3, 0..4, None, 12, 4), Err(Error::Shape { .. })));
@@ -409,7 +410,7 @@ fn wrong_shapes_are_refused() {
     assert!(matches!(run(2, 0..4, None, 7, 4), Err(Error::Shape { .. })));
     assert!(matches!(run(2, 0..4, None, 8, 3), Err(Error::Shape { .. })));
     assert!(matches!(run(2, 0..5, None, 10, 5), Err(Error::Index { .. })));
-    let huge = linear(&x, 2, &w, 0..4, None, false, &mut [0.0; 8], usize::MAX, &pool);
+    let huge = linear(&x, 2, &w, 0..4, None, false, &mut [0.0; 8], usize::MAX, &threads);
     assert!(matches!(huge, Err(Error::Shape { .. })));
 }
 
@@ -417,7 +418,7 @@ fn wrong_shapes_are_refused() {
 #[test]
 fn eight_bit_products_are_exact_integers() {
     let (m, rows, cols) = (7, 70, 96);
-    let pool = pool(2);
+    let threads = threads(2);
     let mut random = Random(23);
     // Every block of 32 has a 127, so that its scale is 1.
     let mut integers = |n: usize| -> Vec<f32> {
@@ -434,9 +435,9 @@ fn eight_bit_products_are_exact_integers() {
     for (format, data) in [(WeightFormat::F32, &floats), (WeightFormat::Q8_0, &blocks)] {
         let view = WeightView::new(data, format, rows, cols).unwrap();
         for level in levels() {
-            let w = PackedWeight::pack(&[view], Dtype::Int8, level).unwrap();
+            let w = PackedWeight::pack(&[view], Dtype::Int8, level, &threads).unwrap();
             for m in [1, m] {
-                let got = product(&x[..m * cols], m, &w, &pool);
+                let got = product(&x[..m * cols], m, &w, &threads);
                 let same = got.iter().zip(&want).all(|(got, want)| f64::from(*got) == *want);
                 assert!(same, "{} {level:?} {m} rows", format.name());
             }
@@ -447,21 +448,21 @@ fn eight_bit_products_are_exact_integers() {
 /// Zeros, the smallest and the largest numbers, infinities and NaN as activations of 8-bit products.
 #[test]
 fn eight_bit_activations_at_the_edges() {
-    let pool = pool(1);
+    let threads = threads(1);
     let cols = 64;
     let data: Vec<u8> = (0..cols).flat_map(|_| 1.0f32.to_le_bytes()).collect();
     let view = WeightView::new(&data, WeightFormat::F32, 1, cols).unwrap();
     for level in levels() {
-        let w = PackedWeight::pack(&[view], Dtype::Int8, level).unwrap();
+        let w = PackedWeight::pack(&[view], Dtype::Int8, level, &threads).unwrap();
         // What 1 becomes with a scale in `f16`.
         let mut kept = vec![0.0; cols];
         w.row_f32(0, &mut kept);
         let one = |first: f32, second: f32| {
             let mut x = vec![0.0; cols];
             (x[3], x[40]) = (first, second);
-            let alone = product(&x, 1, &w, &pool)[0];
+            let alone = product(&x, 1, &w, &threads)[0];
             x.extend_from_within(..);
-            let many = product(&x, 2, &w, &pool);
+            let many = product(&x, 2, &w, &threads);
             assert!(many.iter().all(|v| v.to_bits() == alone.to_bits() || v.is_nan() && alone.is_nan()), "{level:?}");
             alone / kept[0]
         };

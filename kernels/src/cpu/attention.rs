@@ -6,11 +6,10 @@
 //! depends on the other rows of its tile. Keys after the row's position become scores of minus infinity whatever
 //! their slots hold, and contribute exact zeros; values after the tile's last position are not read.
 
-use rayon::{ThreadPool, prelude::*};
-
 use super::{
     SimdLevel,
     kv_cache::{CpuKvCache, Element, Pages, Pool},
+    threads::Threads,
     vector::{Kernel, LANES, Simd, dispatch},
 };
 use crate::{Heads, KvLayout, PAGE_SIZE, PagedBatch};
@@ -28,7 +27,7 @@ const MIN_WORK: usize = 1 << 20;
 #[allow(clippy::too_many_arguments)]
 pub(super) fn attention(
     level: SimdLevel,
-    pool: &ThreadPool,
+    threads: &Threads,
     qkv: &[f32],
     heads: Heads,
     batch: &PagedBatch,
@@ -38,8 +37,12 @@ pub(super) fn attention(
     out: &mut [f32],
 ) {
     match &kv.pages {
-        Pages::F32(pages) => run(level, pool, &Problem::new(qkv, heads, batch, layer, &kv.layout, pages, scale), out),
-        Pages::Bf16(pages) => run(level, pool, &Problem::new(qkv, heads, batch, layer, &kv.layout, pages, scale), out),
+        Pages::F32(pages) => {
+            run(level, threads, &Problem::new(qkv, heads, batch, layer, &kv.layout, pages, scale), out)
+        }
+        Pages::Bf16(pages) => {
+            run(level, threads, &Problem::new(qkv, heads, batch, layer, &kv.layout, pages, scale), out)
+        }
     }
 }
 
@@ -112,7 +115,7 @@ impl Output {
     }
 }
 
-fn run<T: Element>(level: SimdLevel, pool: &ThreadPool, problem: &Problem<'_, T>, out: &mut [f32]) {
+fn run<T: Element>(level: SimdLevel, threads: &Threads, problem: &Problem<'_, T>, out: &mut [f32]) {
     let (batch, heads) = (problem.batch, problem.heads);
     let group = heads.num_heads / heads.num_kv_heads;
     let tile_queries = 6 * (TILE_ROWS / 6 / group).max(1);
@@ -131,11 +134,11 @@ fn run<T: Element>(level: SimdLevel, pool: &ThreadPool, problem: &Problem<'_, T>
     }
     let out = Output { data: out.as_mut_ptr(), len: out.len() };
     let run_tile = |tile: &Tile| dispatch(level, Attend { problem, tile: *tile, group, out: &out });
-    if work < MIN_WORK || pool.current_num_threads() == 1 {
+    if work < MIN_WORK || threads.count() == 1 {
         tiles.iter().for_each(run_tile);
     } else {
         // Late tiles see more keys: start with them.
-        pool.install(|| tiles.par_iter().rev().with_max_len(1).for_each(run_tile));
+        threads.for_each(tiles.len(), |i| run_tile(&tiles[tiles.len() - 1 - i]));
     }
 }
 

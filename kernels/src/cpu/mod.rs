@@ -7,21 +7,20 @@ mod gather_rows;
 mod kv_cache;
 pub mod linear;
 mod log_prob;
-mod parallel;
 mod peaks;
 mod rms_norm;
 mod rotary;
 mod sample;
 mod silu_mul;
 mod simd;
+mod threads;
 mod vector;
 mod vocab;
 
 pub use buffer::CpuTensor;
 pub use kv_cache::CpuKvCache;
 pub use simd::SimdLevel;
-
-use rayon::{ThreadPool, ThreadPoolBuilder};
+pub use threads::Threads;
 
 use crate::{
     Backend, DeviceInfo, Dtype, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, TokenLogProb, WeightView,
@@ -39,7 +38,7 @@ pub struct CpuOptions {
     pub level: Option<SimdLevel>,
 }
 
-/// The decoder's operations on the CPU, on a thread pool of its own.
+/// The decoder's operations on the CPU, on threads of its own.
 ///
 /// ```
 /// use oc_kernels::{Backend, Dtype, cpu::{CpuBackend, CpuOptions}};
@@ -56,7 +55,7 @@ pub struct CpuOptions {
 pub struct CpuBackend {
     level: SimdLevel,
     dtype: Dtype,
-    pool: ThreadPool,
+    threads: Threads,
 }
 
 impl CpuBackend {
@@ -73,15 +72,11 @@ impl CpuBackend {
                 SimdLevel::detect().name()
             )));
         }
-        // Asked here, because rayon's own default reads the environment.
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if options.threads == 0 { available() } else { options.threads };
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("oc-cpu-{i}"))
-            .build()
-            .map_err(|e| Error::Unsupported(format!("cannot start {threads} threads: {e}")))?;
-        Ok(Self { level, dtype: options.dtype, pool })
+        let threads =
+            Threads::new(threads).map_err(|e| Error::Unsupported(format!("cannot start {threads} threads: {e}")))?;
+        Ok(Self { level, dtype: options.dtype, threads })
     }
 
     /// The vector instructions in use.
@@ -91,7 +86,7 @@ impl CpuBackend {
 
     /// The threads in use.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.threads.count()
     }
 }
 
@@ -176,7 +171,7 @@ impl Backend for CpuBackend {
     }
 
     fn weight(&self, parts: &[WeightView<'_>]) -> Result<PackedWeight> {
-        PackedWeight::pack(parts, self.dtype, self.level)
+        PackedWeight::pack(parts, self.dtype, self.level, &self.threads)
     }
 
     fn weight_bytes(&self, weight: &PackedWeight) -> usize {
@@ -204,7 +199,7 @@ impl Backend for CpuBackend {
     fn rms_norm(&self, x: &CpuTensor, weight: &CpuTensor, eps: f32, out: &mut CpuTensor) -> Result<()> {
         expect("rms_norm: weight", weight.shape(), (1, x.cols))?;
         expect("rms_norm: output", out.shape(), x.shape())?;
-        rms_norm::rms_norm(self.level, &self.pool, x.data(), weight.data(), eps, out.data_mut());
+        rms_norm::rms_norm(self.level, &self.threads, x.data(), weight.data(), eps, out.data_mut());
         Ok(())
     }
 
@@ -222,7 +217,7 @@ impl Backend for CpuBackend {
             expect("linear: bias", bias.shape(), (1, w.rows()))?;
         }
         let bias = bias.map(CpuTensor::data);
-        linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.pool)
+        linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.threads)
     }
 
     fn rotary_table(&self, inv_freq: &[f32], factor: f32, max_positions: usize) -> Result<CpuTensor> {
@@ -243,8 +238,8 @@ impl Backend for CpuBackend {
         if let Some(position) = batch.positions.iter().find(|p| **p as usize >= table.rows) {
             return Err(Error::Index { what: "rotary_store_kv: position", index: *position as usize, len: table.rows });
         }
-        rotary::rotate(self.level, &self.pool, qkv.data_mut(), table, heads, &batch.positions);
-        rotary::store_kv(&self.pool, qkv.data(), heads, batch, layer, kv);
+        rotary::rotate(self.level, &self.threads, qkv.data_mut(), table, heads, &batch.positions);
+        rotary::store_kv(&self.threads, qkv.data(), heads, batch, layer, kv);
         Ok(())
     }
 
@@ -260,13 +255,13 @@ impl Backend for CpuBackend {
     ) -> Result<()> {
         check_attention(qkv, heads, batch, layer, kv)?;
         expect("attention: output", out.shape(), (batch.num_tokens(), heads.q_cols()))?;
-        attention::attention(self.level, &self.pool, qkv.data(), heads, batch, layer, kv, scale, out.data_mut());
+        attention::attention(self.level, &self.threads, qkv.data(), heads, batch, layer, kv, scale, out.data_mut());
         Ok(())
     }
 
     fn silu_mul(&self, gate_up: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
         expect("silu_mul: input", gate_up.shape(), (out.rows, 2 * out.cols))?;
-        silu_mul::silu_mul(self.level, &self.pool, gate_up.data(), out.cols, out.data_mut());
+        silu_mul::silu_mul(self.level, &self.threads, gate_up.data(), out.cols, out.data_mut());
         Ok(())
     }
 
@@ -275,7 +270,7 @@ impl Backend for CpuBackend {
         if let Some(target) = targets.iter().find(|t| **t as usize >= head.rows()) {
             return Err(Error::Index { what: "log_prob: target", index: *target as usize, len: head.rows() });
         }
-        log_prob::log_prob(self.level, &self.pool, hidden.data(), head, targets)
+        log_prob::log_prob(self.level, &self.threads, hidden.data(), head, targets)
     }
 
     fn sample(&self, hidden: &CpuTensor, head: &PackedWeight, how: &[Sampling]) -> Result<Vec<Sampled>> {
@@ -283,6 +278,6 @@ impl Backend for CpuBackend {
         if head.rows() == 0 {
             return Err(Error::Shape { what: "sample: head", found: "0 tokens".into(), wanted: "a vocabulary".into() });
         }
-        sample::sample(self.level, &self.pool, hidden.data(), head, how)
+        sample::sample(self.level, &self.threads, hidden.data(), head, how)
     }
 }

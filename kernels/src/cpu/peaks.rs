@@ -36,11 +36,12 @@ impl CpuBackend {
     /// 10^9 operations a second on all threads together.
     fn rate(&self, (body, ops): Arithmetic) -> f64 {
         let once = || {
-            let seconds = self.pool.broadcast(|_| {
+            let mut seconds = vec![0.0; self.threads()];
+            self.threads.for_each_part(&mut seconds, 1, |_, own| {
                 let start = Instant::now();
                 // SAFETY: `loops` chose the body by the level, whose support `CpuBackend::new` checked.
                 unsafe { body() };
-                start.elapsed().as_secs_f64()
+                own.fill(start.elapsed().as_secs_f64());
             });
             seconds.into_iter().map(|s| ops as f64 / s).sum::<f64>() / 1e9
         };
@@ -53,12 +54,11 @@ impl CpuBackend {
         let data = vec![1_u64; part * threads];
         let once = || {
             let start = Instant::now();
-            let sums = self.pool.broadcast(|context| {
-                let own = &data[context.index() * part..][..part];
+            self.threads.run(&|thread| {
+                let own = &data[thread * part..][..part];
                 // SAFETY: as in `rate`.
-                unsafe { read(own) }
+                black_box(unsafe { read(own) });
             });
-            black_box(sums);
             (data.len() * 8) as f64 / start.elapsed().as_secs_f64() / 1e9
         };
         (0..REPEATS).map(|_| once()).fold(0.0, f64::max)

@@ -1,17 +1,15 @@
 //! Root-mean-square normalisation (arXiv 1910.07467).
 
-use rayon::ThreadPool;
-
 use super::{
     SimdLevel,
-    parallel::for_rows,
+    threads::Threads,
     vector::{Kernel, LANES, Simd, dispatch, padded},
 };
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row. `x`, `out`: `[rows, weight.len()]`.
-pub(super) fn rms_norm(level: SimdLevel, pool: &ThreadPool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn rms_norm(level: SimdLevel, threads: &Threads, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let cols = weight.len();
-    for_rows(pool, out, cols, |first, out| {
+    threads.for_rows(out, cols, |first, out| {
         let x = &x[first * cols..][..out.len()];
         dispatch(level, RmsNorm { x, weight, eps, out });
     });

@@ -1,12 +1,10 @@
 //! Rotary position embedding (arXiv 2104.09864, half-split pairs as in GPT-NeoX) and the write into the KV cache.
 
-use rayon::{ThreadPool, prelude::*};
-
 use super::{
     SimdLevel,
     buffer::CpuTensor,
     kv_cache::{CpuKvCache, Element, Pages, Pool},
-    parallel::for_rows,
+    threads::Threads,
     vector::{Kernel, Simd, dispatch},
 };
 use crate::{Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Result};
@@ -29,13 +27,13 @@ pub(super) fn rotary_table(inv_freq: &[f32], factor: f32, max_positions: usize) 
 /// Rotates the query and key heads of every row. `qkv: [num_tokens, heads.qkv_cols()]`
 pub(super) fn rotate(
     level: SimdLevel,
-    pool: &ThreadPool,
+    threads: &Threads,
     qkv: &mut [f32],
     table: &CpuTensor,
     heads: Heads,
     positions: &[u32],
 ) {
-    for_rows(pool, qkv, heads.qkv_cols(), |first, rows| {
+    threads.for_rows(qkv, heads.qkv_cols(), |first, rows| {
         dispatch(level, Rotate { rows, table, heads, positions: &positions[first..] });
     });
 }
@@ -68,7 +66,7 @@ impl Kernel for Rotate<'_> {
 
 /// Writes the keys and values of every row into their slots of `layer`.
 pub(super) fn store_kv(
-    pool: &ThreadPool,
+    threads: &Threads,
     qkv: &[f32],
     heads: Heads,
     batch: &PagedBatch,
@@ -77,13 +75,13 @@ pub(super) fn store_kv(
 ) {
     let layout = kv.layout;
     match &mut kv.pages {
-        Pages::F32(pages) => store(pool, qkv, heads, batch, layer, layout, pages),
-        Pages::Bf16(pages) => store(pool, qkv, heads, batch, layer, layout, pages),
+        Pages::F32(pages) => store(threads, qkv, heads, batch, layer, layout, pages),
+        Pages::Bf16(pages) => store(threads, qkv, heads, batch, layer, layout, pages),
     }
 }
 
 fn store<T: Element>(
-    pool: &ThreadPool,
+    threads: &Threads,
     qkv: &[f32],
     heads: Heads,
     batch: &PagedBatch,
@@ -108,11 +106,12 @@ fn store<T: Element>(
     // Each head's pages are one slice, so heads are written in parallel however the slots repeat.
     let head_len = layout.num_pages * page_len;
     let (keys, values) = (&mut pages.keys[range.clone()], &mut pages.values[range]);
+    let mut by_head: Vec<_> = keys.chunks_exact_mut(head_len).zip(values.chunks_exact_mut(head_len)).collect();
     if batch.num_tokens() * num_kv_heads * head_dim < 1 << 14 {
-        let by_head = keys.chunks_exact_mut(head_len).zip(values.chunks_exact_mut(head_len)).enumerate();
-        by_head.for_each(|(head, (keys, values))| store_head(head, keys, values));
+        by_head.iter_mut().enumerate().for_each(|(head, (keys, values))| store_head(head, keys, values));
     } else {
-        let by_head = keys.par_chunks_exact_mut(head_len).zip(values.par_chunks_exact_mut(head_len)).enumerate();
-        pool.install(|| by_head.for_each(|(head, (keys, values))| store_head(head, keys, values)));
+        threads.for_each_part(&mut by_head, 1, |head, own| {
+            own.iter_mut().for_each(|(keys, values)| store_head(head, keys, values));
+        });
     }
 }

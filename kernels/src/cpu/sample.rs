@@ -1,10 +1,9 @@
 //! Choosing the next token: greedy, or temperature, top-k and top-p in that order (as in HF transformers).
 
-use rayon::ThreadPool;
-
 use super::{
     SimdLevel,
     linear::PackedWeight,
+    threads::Threads,
     vocab::{RowStats, for_logits, update_all},
 };
 use crate::{Error, Result, Sampled, Sampling};
@@ -15,7 +14,7 @@ const MAX_SAMPLED_ROWS: usize = 16;
 /// One token per row. `hidden: [how.len(), head.cols()]`
 pub(super) fn sample(
     level: SimdLevel,
-    pool: &ThreadPool,
+    threads: &Threads,
     hidden: &[f32],
     head: &PackedWeight,
     how: &[Sampling],
@@ -30,8 +29,8 @@ pub(super) fn sample(
     };
 
     let mut stats = vec![RowStats::EMPTY; greedy.len()];
-    for_logits(pool, &gather(&greedy), head, |rows, ids, logits| {
-        update_all(level, pool, &mut stats[rows], &ids, logits);
+    for_logits(threads, &gather(&greedy), head, |rows, ids, logits| {
+        update_all(level, threads, &mut stats[rows], &ids, logits);
         Ok(())
     })?;
     for (row, stats) in greedy.into_iter().zip(stats) {
@@ -43,8 +42,8 @@ pub(super) fn sample(
     for rows in random.chunks(MAX_SAMPLED_ROWS) {
         let mut whole = vec![0.0; rows.len() * vocab];
         let mut stats = vec![RowStats::EMPTY; rows.len()];
-        for_logits(pool, &gather(rows), head, |block, ids, logits| {
-            update_all(level, pool, &mut stats[block.clone()], &ids, logits);
+        for_logits(threads, &gather(rows), head, |block, ids, logits| {
+            update_all(level, threads, &mut stats[block.clone()], &ids, logits);
             for (row, logits) in block.zip(logits.chunks_exact(ids.len())) {
                 whole[row * vocab..][ids.clone()].copy_from_slice(logits);
             }

@@ -1,16 +1,14 @@
 //! The gated activation of LLaMA's feed-forward layer (arXiv 2002.05202).
 
-use rayon::ThreadPool;
-
 use super::{
     SimdLevel,
-    parallel::for_rows,
+    threads::Threads,
     vector::{Kernel, LANES, Simd, dispatch, padded},
 };
 
 /// `out = silu(gate) * up` where a row of `gate_up: [rows, 2 * cols]` is `[gate | up]`. `out: [rows, cols]`.
-pub(super) fn silu_mul(level: SimdLevel, pool: &ThreadPool, gate_up: &[f32], cols: usize, out: &mut [f32]) {
-    for_rows(pool, out, cols, |first, out| {
+pub(super) fn silu_mul(level: SimdLevel, threads: &Threads, gate_up: &[f32], cols: usize, out: &mut [f32]) {
+    threads.for_rows(out, cols, |first, out| {
         let gate_up = &gate_up[first * 2 * cols..][..out.len() * 2];
         dispatch(level, SiluMul { gate_up, cols, out });
     });

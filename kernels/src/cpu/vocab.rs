@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use rayon::{ThreadPool, prelude::*};
-
 use super::{
     SimdLevel,
     linear::{PackedWeight, linear},
+    threads::Threads,
     vector::{Kernel, LANES, Simd, dispatch, padded},
 };
 use crate::{Error, Result};
@@ -21,7 +20,7 @@ const MAX_ROWS: usize = 256;
 /// Calls `f(rows, vocab, logits)` for blocks `[rows.len(), vocab.len()]` of `hidden · headᵀ`: for each run of rows all
 /// of the vocabulary in order. Vocabulary ranges start at multiples of [`CHUNK`].
 pub(super) fn for_logits(
-    pool: &ThreadPool,
+    threads: &Threads,
     hidden: &[f32],
     head: &PackedWeight,
     mut f: impl FnMut(Range<usize>, Range<usize>, &[f32]) -> Result<()>,
@@ -36,7 +35,7 @@ pub(super) fn for_logits(
             let ids = start..vocab.min(start + width);
             let logits = &mut logits[..rows.len() * ids.len()];
             let hidden = &hidden[rows.start * cols..rows.end * cols];
-            linear(hidden, rows.len(), head, ids.clone(), None, false, logits, ids.len(), pool)?;
+            linear(hidden, rows.len(), head, ids.clone(), None, false, logits, ids.len(), threads)?;
             f(rows.clone(), ids, logits)?;
         }
     }
@@ -79,17 +78,15 @@ impl RowStats {
 /// Updates the statistics of all rows of one block of logits, `[stats.len(), ids.len()]`.
 pub(super) fn update_all(
     level: SimdLevel,
-    pool: &ThreadPool,
+    threads: &Threads,
     stats: &mut [RowStats],
     ids: &Range<usize>,
     logits: &[f32],
 ) {
-    if stats.len() == 1 || pool.current_num_threads() == 1 {
-        stats.iter_mut().zip(logits.chunks(ids.len())).for_each(|(s, row)| s.update(level, ids.start, row));
-    } else {
-        let rows = stats.par_iter_mut().zip(logits.par_chunks(ids.len()));
-        pool.install(|| rows.for_each(|(s, row)| s.update(level, ids.start, row)));
-    }
+    threads.for_each_part(stats, 1, |row, stats| {
+        let logits = &logits[row * ids.len()..][..ids.len()];
+        stats.iter_mut().for_each(|stats| stats.update(level, ids.start, logits));
+    });
 }
 
 struct Update<'a> {

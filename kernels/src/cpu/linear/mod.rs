@@ -25,7 +25,7 @@ use std::ops::Range;
 use self::isa::{Functions, Storage, Unit};
 use self::pack::{Layout, Line};
 use self::scheme::PANEL;
-use super::SimdLevel;
+use super::{SimdLevel, Threads};
 use crate::{Dtype, Error, Result, WeightView};
 
 /// One part of a packed weight: rows of one format.
@@ -58,12 +58,12 @@ pub struct PackedWeight {
 impl PackedWeight {
     /// Packs matrices that share their input, stacked along the rows, for the kernels of `level`.
     ///
-    /// Parts may differ in format. Runs on the current rayon pool.
+    /// Parts may differ in format. They are spread over `threads`.
     ///
     /// # Errors
     /// [`Error::Shape`] when there is no part, or the parts differ in their number of columns;
     /// [`Error::Unsupported`] when this machine cannot run `level`.
-    pub fn pack(parts: &[WeightView<'_>], dtype: Dtype, level: SimdLevel) -> Result<Self> {
+    pub fn pack(parts: &[WeightView<'_>], dtype: Dtype, level: SimdLevel, threads: &Threads) -> Result<Self> {
         if !level.is_supported() {
             return Err(Error::Unsupported(format!("this CPU cannot run the {} kernels", level.name())));
         }
@@ -96,7 +96,7 @@ impl PackedWeight {
                 first: rows,
                 rows: part.rows,
                 panel_bytes: layout.panel_bytes(cols),
-                data: layout.pack(&part),
+                data: layout.pack(&part, threads),
             });
             rows += part.rows;
         }
@@ -154,7 +154,7 @@ pub fn linear(
     accumulate: bool,
     out: &mut [f32],
     out_stride: usize,
-    pool: &rayon::ThreadPool,
+    threads: &Threads,
 ) -> Result<()> {
     if cols.start > cols.end || cols.end > w.rows {
         return Err(Error::Index { what: "linear: output columns", index: cols.end, len: w.rows + 1 });
@@ -173,6 +173,6 @@ pub fn linear(
     if out_stride < cols.len() || needed.is_none_or(|n| out.len() < n) {
         return shape("linear: output", out.len(), format!("[{m}, {}] with stride {out_stride}", cols.len()));
     }
-    product::run(x, m, w, cols, bias, accumulate, out, out_stride, pool);
+    product::run(x, m, w, cols, bias, accumulate, out, out_stride, threads);
     Ok(())
 }

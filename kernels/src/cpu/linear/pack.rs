@@ -1,10 +1,9 @@
 //! Repacking a weight matrix from its file layout into panels, and reading single rows back.
 
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::scheme::{PANEL, Scheme};
-use crate::{Dtype, WeightFormat, WeightView};
+use crate::{Dtype, WeightFormat, WeightView, cpu::Threads};
 
 /// A cache line: the unit of allocation, so that panels are aligned.
 #[derive(Clone, Copy)]
@@ -69,11 +68,11 @@ impl Layout {
     }
 
     /// Packs all rows of `view`, the last panel padded with zero rows.
-    pub fn pack(self, view: &WeightView<'_>) -> Vec<Line> {
+    pub fn pack(self, view: &WeightView<'_>, threads: &Threads) -> Vec<Line> {
         let lines = self.panel_bytes(view.cols) / 64;
         let mut data = vec![Line::ZERO; lines * view.rows.div_ceil(PANEL)];
         if lines > 0 {
-            data.par_chunks_mut(lines).enumerate().for_each(|(p, panel)| {
+            threads.for_each_part(&mut data, lines, |p, panel| {
                 let first = p * PANEL;
                 let rows = PANEL.min(view.rows - first);
                 self.pack_panel(view, first, rows, bytes_mut(panel));

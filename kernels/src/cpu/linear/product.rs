@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::isa::Unit;
 use super::kernel::Target;
 use super::pack::Line;
 use super::scheme::PANEL;
 use super::{PackedWeight, Segment, quads};
+use crate::cpu::Threads;
 
 /// Steps of dequantised weights held at once when many rows share them: a quarter of a megabyte of second-level
 /// cache.
@@ -55,30 +55,6 @@ struct Panel<'a> {
     out_col: usize,
 }
 
-/// Runs `task` for every index below `count` on the calling thread and on the pool's.
-fn for_each(count: usize, pool: &rayon::ThreadPool, task: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= count {
-                break;
-            }
-            task(i);
-        }
-    };
-    let threads = pool.current_num_threads().min(count);
-    if threads <= 1 {
-        return work();
-    }
-    pool.in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| work());
-        }
-        work();
-    });
-}
-
 /// The product whose operands [`super::linear`] has checked.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn run(
@@ -90,7 +66,7 @@ pub(super) fn run(
     accumulate: bool,
     out: &mut [f32],
     out_stride: usize,
-    pool: &rayon::ThreadPool,
+    threads: &Threads,
 ) {
     let units = w.cols.next_multiple_of(w.unit.k.max(2)) / w.unit.k;
     let stride = units * w.unit.words;
@@ -109,7 +85,7 @@ pub(super) fn run(
     if x.len() < 1 << 16 {
         convert_rows(0..m);
     } else {
-        for_each(m.div_ceil(32), pool, |i| convert_rows(i * 32..m.min(i * 32 + 32)));
+        threads.for_each(m.div_ceil(32), |i| convert_rows(i * 32..m.min(i * 32 + 32)));
     }
 
     let panels: Vec<Panel<'_>> = w
@@ -132,13 +108,13 @@ pub(super) fn run(
         .collect();
 
     // Enough tasks that a slow core does not hold up the rest, and rows enough that dequantising is cheap.
-    let wanted_tasks = 8 * pool.current_num_threads();
+    let wanted_tasks = 8 * threads.count();
     let task_rows = (m * panels.len()).div_ceil(wanted_tasks).clamp(96, TASK_ROWS).next_multiple_of(6);
     let row_tasks = m.div_ceil(task_rows);
     let task_rows = m.div_ceil(row_tasks).next_multiple_of(6);
     let row_tasks = m.div_ceil(task_rows);
     let target = Shared(out.as_mut_ptr());
-    for_each(row_tasks * panels.len(), pool, |task| {
+    threads.for_each(row_tasks * panels.len(), |task| {
         let panel = &panels[task % panels.len()];
         let first = task / panels.len() * task_rows;
         let rows = task_rows.min(m - first);
