@@ -17,6 +17,16 @@ pub(crate) struct ForwardBatch {
     pub targets: Vec<u32>,
 }
 
+impl ForwardBatch {
+    /// Rows of which anything is asked, ascending, each once.
+    pub fn wanted_rows(&self) -> Vec<u32> {
+        let mut rows: Vec<u32> = self.sample_rows.iter().chain(&self.score_rows).copied().collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+}
+
 /// What came of it, in the order of the rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ForwardOutput {

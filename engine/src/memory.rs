@@ -89,7 +89,7 @@ pub(crate) fn estimate_weights(files: &ModelFiles, dtype: Dtype) -> Result<usize
 /// Bytes of activations for steps of `token_budget` tokens.
 pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize) -> usize {
     let heads = config.heads();
-    let cols = 3 * config.hidden_size + heads.qkv_cols() + heads.q_cols() + 3 * config.intermediate_size;
+    let cols = 3 * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + 3 * config.intermediate_size;
     token_budget.saturating_mul(cols).saturating_mul(4)
 }
 

@@ -40,10 +40,9 @@ impl<B: Backend> Attention<B> {
         })
     }
 
-    /// Stores the keys and values of `x` in layer `layer` of `kv`, and adds what its rows attend to to `hidden`.
-    /// `x`, `hidden`: `[T, hidden_size]`
+    /// Stores the keys and values of `x` in layer `layer` of `kv`, and attends to them. `x: [T, hidden_size]`
     #[allow(clippy::too_many_arguments)]
-    pub fn forward(
+    pub fn attend(
         &self,
         backend: &B,
         x: &B::Tensor,
@@ -52,12 +51,15 @@ impl<B: Backend> Attention<B> {
         layer: usize,
         kv: &mut B::KvCache,
         space: AttentionSpace<'_, B>,
-        hidden: &mut B::Tensor,
     ) -> Result<()> {
         let AttentionSpace { qkv, attended } = space;
         backend.linear(x, &self.qkv, self.qkv_bias.as_ref(), false, qkv)?;
         backend.rotary_store_kv(qkv, rotary, self.heads, batch, layer, kv)?;
-        backend.attention(qkv, self.heads, batch, layer, kv, self.scale, attended)?;
+        Ok(backend.attention(qkv, self.heads, batch, layer, kv, self.scale, attended)?)
+    }
+
+    /// Adds the output projection of `attended: [T, q_cols]` to `hidden: [T, hidden_size]`.
+    pub fn project(&self, backend: &B, attended: &B::Tensor, hidden: &mut B::Tensor) -> Result<()> {
         Ok(backend.linear(attended, &self.output, None, true, hidden)?)
     }
 

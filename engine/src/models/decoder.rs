@@ -38,8 +38,12 @@ pub(crate) struct Workspace<B: Backend> {
     gate_up: B::Tensor,
     /// `[T, intermediate_size]`
     gated: B::Tensor,
-    /// The rows somebody asked for. `[T, hidden_size]`
+    /// Rows of `hidden` that somebody asked for. `[T, hidden_size]`
     gathered: B::Tensor,
+    /// The same of `attended`. `[T, q_cols]`
+    gathered_attended: B::Tensor,
+    /// Rows of the batch that `hidden` holds after the last layer, ascending.
+    wanted: Vec<u32>,
     capacity: usize,
 }
 
@@ -55,8 +59,36 @@ impl<B: Backend> Workspace<B> {
             gate_up: backend.tensor(capacity, 2 * config.intermediate_size)?,
             gated: backend.tensor(capacity, config.intermediate_size)?,
             gathered: backend.tensor(capacity, config.hidden_size)?,
+            gathered_attended: backend.tensor(capacity, heads.q_cols())?,
+            wanted: Vec::new(),
             capacity,
         })
+    }
+}
+
+impl<B: Backend> Workspace<B> {
+    fn set_rows(&mut self, backend: &B, rows: usize) -> Result<()> {
+        let hidden = [&mut self.hidden, &mut self.normed];
+        let attention = [&mut self.qkv, &mut self.attended];
+        let mlp = [&mut self.gate_up, &mut self.gated];
+        for tensor in hidden.into_iter().chain(attention).chain(mlp) {
+            backend.set_rows(tensor, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with these rows of `hidden` and `attended` only.
+    fn keep_rows(&mut self, backend: &B, rows: &[u32]) -> Result<()> {
+        backend.set_rows(&mut self.gathered, rows.len())?;
+        backend.set_rows(&mut self.gathered_attended, rows.len())?;
+        backend.gather_rows(&self.hidden, rows, &mut self.gathered)?;
+        backend.gather_rows(&self.attended, rows, &mut self.gathered_attended)?;
+        std::mem::swap(&mut self.hidden, &mut self.gathered);
+        std::mem::swap(&mut self.attended, &mut self.gathered_attended);
+        for tensor in [&mut self.normed, &mut self.gate_up, &mut self.gated] {
+            backend.set_rows(tensor, rows.len())?;
+        }
+        Ok(())
     }
 }
 
@@ -100,42 +132,31 @@ impl<B: Backend> Decoder<B> {
         layers.chain([&self.embedding]).chain(&self.head).map(|weight| backend.weight_bytes(weight)).sum()
     }
 
-    /// Runs all layers over a batch; the residual stream of its rows stays in `space`. `ids: [batch.num_tokens()]`
+    /// Runs all layers over a batch; the residual stream of the `wanted` rows (ascending) stays in `space`. Of the others
+    /// the last layer only stores keys and values. `ids: [batch.num_tokens()]`
     pub fn forward(
         &self,
         backend: &B,
         ids: &[u32],
         batch: &PagedBatch,
+        wanted: Vec<u32>,
         kv: &mut B::KvCache,
         space: &mut Workspace<B>,
     ) -> Result<()> {
-        let rows = ids.len();
-        for tensor in [
-            &mut space.hidden,
-            &mut space.normed,
-            &mut space.qkv,
-            &mut space.attended,
-            &mut space.gate_up,
-            &mut space.gated,
-        ] {
-            backend.set_rows(tensor, rows)?;
-        }
+        space.set_rows(backend, ids.len())?;
         backend.embedding(&self.embedding, ids, &mut space.hidden)?;
         for (index, layer) in self.layers.iter().enumerate() {
             backend.rms_norm(&space.hidden, &layer.attention_norm, self.eps, &mut space.normed)?;
-            layer.attention.forward(
-                backend,
-                &space.normed,
-                &self.rotary,
-                batch,
-                index,
-                kv,
-                AttentionSpace { qkv: &mut space.qkv, attended: &mut space.attended },
-                &mut space.hidden,
-            )?;
+            let attention_space = AttentionSpace { qkv: &mut space.qkv, attended: &mut space.attended };
+            layer.attention.attend(backend, &space.normed, &self.rotary, batch, index, kv, attention_space)?;
+            if index + 1 == self.layers.len() && wanted.len() < ids.len() {
+                space.keep_rows(backend, &wanted)?;
+            }
+            layer.attention.project(backend, &space.attended, &mut space.hidden)?;
             backend.rms_norm(&space.hidden, &layer.mlp_norm, self.eps, &mut space.normed)?;
             layer.mlp.forward(backend, &space.normed, &mut space.gate_up, &mut space.gated, &mut space.hidden)?;
         }
+        space.wanted = wanted;
         Ok(())
     }
 
@@ -178,10 +199,12 @@ impl<B: Backend> Decoder<B> {
         rows: &[u32],
         space: &'a mut Workspace<B>,
     ) -> Result<(&'a B::Tensor, &'a B::Weight)> {
+        let place = |row: &u32| space.wanted.binary_search(row).expect("a row asked for is among those wanted") as u32;
+        let places: Vec<u32> = rows.iter().map(place).collect();
         let (gathered, normed) = (&mut space.gathered, &mut space.normed);
         backend.set_rows(gathered, rows.len())?;
         backend.set_rows(normed, rows.len())?;
-        backend.gather_rows(&space.hidden, rows, gathered)?;
+        backend.gather_rows(&space.hidden, &places, gathered)?;
         backend.rms_norm(gathered, &self.norm, self.eps, normed)?;
         Ok((normed, self.head.as_ref().unwrap_or(&self.embedding)))
     }
