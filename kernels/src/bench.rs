@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use crate::{
     Backend, Dtype, Error, Result, WeightFormat,
-    ops::{self, Cost, MODELS, ModelShape, Op, Peaks, Shape, Workload},
+    ops::{self, Bound, Cost, MODELS, ModelShape, Op, Peaks, Shape, Workload},
 };
 
 /// Input sets together fill at least this much memory, beyond the caches, where memory bandwidth is the floor.
 const COLD_BYTES: f64 = 128e6;
 /// Most input sets of one problem.
-const MAX_COPIES: usize = 64;
+const MAX_COPIES: usize = 1024;
+/// Activations up to this size are still in the caches when they are read.
+const CACHED_BYTES: f64 = 16e6;
 
 /// How many input sets of a problem of `cost` fill more memory than the caches hold.
 pub fn cold_copies(cost: &Cost) -> usize {
@@ -86,7 +88,7 @@ pub struct BenchRow {
     pub shape: Shape,
     /// What was computed with.
     pub dtype: Dtype,
-    /// Median time of one call, in microseconds.
+    /// Time of one call, in microseconds: the best, for the peaks too are what the machine does undisturbed.
     pub micros: f64,
     /// Bytes the cost model counts, over the time: 10^9 a second.
     pub gbps: f64,
@@ -94,8 +96,8 @@ pub struct BenchRow {
     pub gflops: f64,
     /// The floor over the time: 1 is perfect.
     pub share_of_floor: f64,
-    /// Whether the floor is memory bandwidth rather than arithmetic.
-    pub memory_bound: bool,
+    /// What sets the floor.
+    pub bound: Bound,
     /// [`ops::Trial::error`] before timing.
     pub error: f64,
     /// The largest acceptable error.
@@ -172,11 +174,11 @@ fn row<B: Backend>(
 ) -> Result<BenchRow> {
     let dtype = backend.info().dtype;
     let cost = (op.cost)(shape, dtype);
-    let memory_bound = peaks.is_memory_bound(&cost);
-    let copies = if memory_bound { cold_copies(&cost) } else { 1 };
+    let (floor, bound) = peaks.floor(&cost, op.streams || cost.bytes > CACHED_BYTES);
+    let copies = if op.streams && bound == Bound::Memory { cold_copies(&cost) } else { 1 };
     let mut trial = (op.trial)(backend, shape, 1, copies)?;
     let error = trial.error()?;
-    let seconds = median_seconds(time, copies, &mut |copy| trial.run(copy))?;
+    let seconds = best_seconds(time, copies, &mut |copy| trial.run(copy))?;
     let tolerance = (op.tolerance)(shape, dtype);
     Ok(BenchRow {
         op: op.name,
@@ -186,17 +188,17 @@ fn row<B: Backend>(
         micros: seconds * 1e6,
         gbps: cost.bytes / seconds / 1e9,
         gflops: cost.flops / seconds / 1e9,
-        share_of_floor: peaks.floor_seconds(&cost) / seconds,
-        memory_bound,
+        share_of_floor: floor / seconds,
+        bound,
         error,
         tolerance,
         ok: error <= tolerance,
     })
 }
 
-/// Median of the times of single calls, or of batches of calls where one is too short for the clock, over at least
-/// `time` after a warm-up of one round of the input sets.
-fn median_seconds(time: Duration, copies: usize, run: &mut dyn FnMut(usize) -> Result<()>) -> Result<f64> {
+/// Best of the times of single calls, or of batches of calls where one is too short for the clock, over at least `time`
+/// after a warm-up of one round of the input sets.
+fn best_seconds(time: Duration, copies: usize, run: &mut dyn FnMut(usize) -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     for copy in 0..copies {
         run(copy)?;
@@ -204,17 +206,16 @@ fn median_seconds(time: Duration, copies: usize, run: &mut dyn FnMut(usize) -> R
     let estimate = start.elapsed().as_secs_f64() / copies as f64;
     // A batch lasts at least 20 µs: a hundred times what reading the clock costs.
     let batch = (20e-6 / estimate.max(1e-9)).ceil().max(1.0) as usize;
-    let mut times = Vec::new();
-    let mut next = 0;
+    let (mut best, mut laps, mut next) = (f64::INFINITY, 0, 0);
     let start = Instant::now();
-    while start.elapsed() < time || times.len() < 3 {
+    while start.elapsed() < time || laps < 3 {
         let lap = Instant::now();
         for _ in 0..batch {
             run(next % copies)?;
             next += 1;
         }
-        times.push(lap.elapsed().as_secs_f64() / batch as f64);
+        best = best.min(lap.elapsed().as_secs_f64() / batch as f64);
+        laps += 1;
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(best)
 }

@@ -13,6 +13,9 @@ pub struct Op<B: Backend> {
     pub model_shapes: fn(&Workload<'_>) -> Vec<Shape>,
     /// A small random problem, edge cases included, for tests.
     pub random_shape: fn(&mut Rng) -> Shape,
+    /// Whether a step of a model reads the main input from memory (weights, KV cache) rather than from the caches, where
+    /// the operation before left it (activations).
+    pub streams: bool,
     /// The least that a problem costs.
     pub cost: fn(&Shape, Dtype) -> Cost,
     /// Largest acceptable [`Trial::error`].
@@ -152,21 +155,38 @@ pub struct Peaks {
     pub int8_gops: f64,
     /// Streaming read from memory, 10^9 bytes a second.
     pub read_gbps: f64,
+    /// The same from the second-level caches.
+    pub cache_gbps: f64,
+}
+
+/// What sets the floor of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Bandwidth of the memory.
+    Memory,
+    /// Bandwidth of the caches.
+    Cache,
+    /// Arithmetic.
+    Arithmetic,
+}
+
+impl Bound {
+    /// The word used in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cache => "cache",
+            Self::Arithmetic => "arithmetic",
+        }
+    }
 }
 
 impl Peaks {
-    /// Seconds below which a problem cannot be done.
-    pub fn floor_seconds(&self, cost: &Cost) -> f64 {
-        self.transfer_seconds(cost).max(self.arithmetic_seconds(cost))
-    }
-
-    /// Whether memory, not arithmetic, sets the floor.
-    pub fn is_memory_bound(&self, cost: &Cost) -> bool {
-        self.transfer_seconds(cost) > self.arithmetic_seconds(cost)
-    }
-
-    fn transfer_seconds(&self, cost: &Cost) -> f64 {
-        cost.bytes / self.read_gbps * 1e-9
+    /// Seconds below which a problem cannot be done whose bytes come from memory or else from the caches, and why.
+    pub fn floor(&self, cost: &Cost, from_memory: bool) -> (f64, Bound) {
+        let (gbps, bound) = if from_memory { (self.read_gbps, Bound::Memory) } else { (self.cache_gbps, Bound::Cache) };
+        let (transfer, arithmetic) = (cost.bytes / gbps * 1e-9, self.arithmetic_seconds(cost));
+        if transfer > arithmetic { (transfer, bound) } else { (arithmetic, Bound::Arithmetic) }
     }
 
     fn arithmetic_seconds(&self, cost: &Cost) -> f64 {

@@ -59,6 +59,7 @@ pub fn run(args: &BenchKernelsArgs) -> Result<Outcome> {
             "bf16_gflops": peaks.bf16_gflops,
             "int8_gops": peaks.int8_gops,
             "read_gbps": peaks.read_gbps,
+            "cache_gbps": peaks.cache_gbps,
         });
         let document = json!({ "device": name, "dtype": dtype.name(), "peaks": peaks, "rows": rows });
         out.line(serde_json::to_string_pretty(&document).expect("strings and numbers"))?;
@@ -72,10 +73,10 @@ pub fn run(args: &BenchKernelsArgs) -> Result<Outcome> {
 }
 
 fn peaks_text(peaks: &Peaks) -> String {
-    let Peaks { f32_gflops, bf16_gflops, int8_gops, read_gbps } = peaks;
+    let Peaks { f32_gflops, bf16_gflops, int8_gops, read_gbps, cache_gbps } = peaks;
     format!(
         "peaks measured now: f32 {f32_gflops:.0} GFLOP/s, bf16 {bf16_gflops:.0} GFLOP/s, int8 {int8_gops:.0} Gop/s, \
-         read {read_gbps:.1} GB/s"
+         read {read_gbps:.1} GB/s from memory, {cache_gbps:.0} GB/s from the caches"
     )
 }
 
@@ -83,7 +84,7 @@ const HEADER: &str =
     "operation     model         shape                              µs     GB/s  GFLOP/s  of floor  bound by    result";
 
 fn line(row: &BenchRow) -> String {
-    let bound = if row.memory_bound { "memory" } else { "arithmetic" };
+    let bound = row.bound.name();
     let result = if row.ok {
         "right".to_owned()
     } else {
@@ -111,7 +112,7 @@ fn json_row(row: &BenchRow) -> Value {
         "gbps": row.gbps,
         "gflops": row.gflops,
         "share_of_floor": row.share_of_floor,
-        "bound_by": if row.memory_bound { "memory" } else { "arithmetic" },
+        "bound_by": row.bound.name(),
         "error": row.error,
         "tolerance": row.tolerance,
         "ok": row.ok,

@@ -9,11 +9,17 @@ use super::{CpuBackend, SimdLevel};
 use crate::ops::Peaks;
 
 /// Repetitions of each loop; the best counts, for a peak is what the machine can do undisturbed.
-const REPEATS: usize = 5;
+const REPEATS: usize = 16;
 /// Rounds of an arithmetic loop: a few milliseconds.
 const ROUNDS: usize = 1 << 20;
 /// Memory read by the bandwidth loop, beyond any last-level cache share.
-const READ_BYTES: usize = 512 << 20;
+const READ_BYTES: usize = 256 << 20;
+/// What a thread reads over and over from its second-level cache, and how often.
+const CACHED_BYTES: usize = 512 << 10;
+const CACHED_ROUNDS: usize = 256;
+
+/// Reads all of the data.
+type Read = unsafe fn(&[u64]) -> u64;
 
 /// A loop and how many operations one call of it does.
 type Arithmetic = (unsafe fn(), usize);
@@ -30,6 +36,7 @@ impl CpuBackend {
             bf16_gflops: loops.bf16.map_or(f32_gflops, |bf16| self.rate(bf16)),
             int8_gops: self.rate(loops.int8),
             read_gbps: self.read_rate(loops.read),
+            cache_gbps: self.cache_rate(loops.read),
         }
     }
 
@@ -48,7 +55,8 @@ impl CpuBackend {
         (0..REPEATS).map(|_| once()).fold(0.0, f64::max)
     }
 
-    fn read_rate(&self, read: unsafe fn(&[u64]) -> u64) -> f64 {
+    /// 10^9 bytes a second that all threads together read from the one memory.
+    fn read_rate(&self, read: Read) -> f64 {
         let threads = self.threads();
         let part = (READ_BYTES / 8 / threads).next_multiple_of(1 << 10);
         let data = vec![1_u64; part * threads];
@@ -63,6 +71,24 @@ impl CpuBackend {
         };
         (0..REPEATS).map(|_| once()).fold(0.0, f64::max)
     }
+
+    /// The sum of 10^9 bytes a second that each thread reads from its own cache.
+    fn cache_rate(&self, read: Read) -> f64 {
+        let once = || {
+            let mut seconds = vec![0.0; self.threads()];
+            self.threads.for_each_part(&mut seconds, 1, |_, own| {
+                let data = vec![1_u64; CACHED_BYTES / 8];
+                let start = Instant::now();
+                for _ in 0..CACHED_ROUNDS {
+                    // SAFETY: as in `rate`.
+                    black_box(unsafe { read(black_box(&data)) });
+                }
+                own.fill(start.elapsed().as_secs_f64());
+            });
+            seconds.into_iter().map(|s| (CACHED_BYTES * CACHED_ROUNDS) as f64 / s).sum::<f64>() / 1e9
+        };
+        (0..REPEATS).map(|_| once()).fold(0.0, f64::max)
+    }
 }
 
 /// The loops of one dispatch level.
@@ -70,7 +96,7 @@ struct Loops {
     f32: Arithmetic,
     bf16: Option<Arithmetic>,
     int8: Arithmetic,
-    read: unsafe fn(&[u64]) -> u64,
+    read: Read,
 }
 
 fn loops(level: SimdLevel) -> Loops {
@@ -88,7 +114,10 @@ fn loops(level: SimdLevel) -> Loops {
     }
 }
 
-/// Exclusive or of all words: four streams, because one alone leaves the prefetchers idle at the ends of pages.
+/// How far ahead of the reads of a stream its lines are requested, in words.
+const PREFETCH_AHEAD: usize = 256;
+
+/// Exclusive or of all words: four streams with prefetches, because the hardware alone stops at the ends of pages.
 #[inline(always)]
 fn fold(data: &[u64]) -> u64 {
     let (quarters, _) = data.as_chunks::<32>();
@@ -99,6 +128,12 @@ fn fold(data: &[u64]) -> u64 {
     for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
         for (sums, line) in sums.iter_mut().zip([a, b, c, d]) {
             for i in 0..32 {
+                #[cfg(target_arch = "x86_64")]
+                if i % 8 == 0 {
+                    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                    // SAFETY: every x86-64 has it, and a prefetch may name any address.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(PREFETCH_AHEAD + i).cast()) };
+                }
                 sums[i] ^= line[i];
             }
         }

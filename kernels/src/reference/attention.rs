@@ -91,6 +91,7 @@ pub fn op<B: Backend>() -> Op<B> {
             }
         },
         random_shape,
+        streams: true,
         cost: |shape, dtype| {
             let (heads, sequences, shared) = attention_of(shape);
             let kv_bytes = heads.num_kv_heads * heads.head_dim * if dtype == Dtype::F32 { 8 } else { 4 };

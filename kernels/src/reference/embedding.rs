@@ -16,6 +16,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let inner = format.block_len() * (1 + rng.below(3)) * if format.is_quantized() { 1 } else { 16 };
             Shape::Matrix { rows: rng.below(20), inner, cols: 1 + rng.below(100), format }
         },
+        streams: false,
         cost: |shape, dtype| {
             let (rows, inner, _, format) = matrix_of(shape);
             Cost { bytes: (rows * inner) as f64 * (stored_bytes(format, dtype) + 4.0), flops: 0.0, unit: Unit::F32 }

@@ -11,6 +11,7 @@ pub fn op<B: Backend>() -> Op<B> {
         name: "gather_rows",
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
+        streams: false,
         cost: |shape, _| row_cost(shape, 8.0, 0.0),
         tolerance: |_, _| 0.0,
         trial: |backend, shape, seed, copies| {

@@ -26,6 +26,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let inner = if format.is_quantized() { format.block_len() * blocks } else { 1 + rng.below(200) };
             Shape::Matrix { rows: rng.below(30), inner, cols: 1 + rng.below(200), format }
         },
+        streams: true,
         cost: |shape, dtype| {
             let (rows, inner, cols, format) = matrix_of(shape);
             let bytes = (inner * cols) as f64 * stored_bytes(format, dtype) + (rows * (inner + 2 * cols)) as f64 * 4.0;

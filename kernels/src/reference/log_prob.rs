@@ -94,6 +94,7 @@ pub fn op<B: Backend>() -> Op<B> {
         name: "log_prob",
         model_shapes,
         random_shape,
+        streams: true,
         cost: cost::<B>,
         tolerance: |_, _| 1e-5,
         trial: |backend, shape, seed, copies| {

@@ -18,6 +18,7 @@ pub fn op<B: Backend>() -> Op<B> {
         name: "rms_norm",
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
+        streams: false,
         cost: |shape, _| row_cost(shape, 8.0, 4.0),
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| {

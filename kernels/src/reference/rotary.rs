@@ -32,6 +32,7 @@ pub fn op<B: Backend>() -> Op<B> {
             vec![Shape::Attention { heads: w.model.heads, sequences, shared: 0 }]
         },
         random_shape: super::attention::random_shape,
+        streams: false,
         cost: |shape, dtype| {
             let (heads, sequences, _) = attention_of(shape);
             let rows: usize = sequences.iter().map(|s| s.0).sum();

@@ -44,6 +44,7 @@ pub fn op<B: Backend>() -> Op<B> {
         name: "sample",
         model_shapes: super::log_prob::model_shapes,
         random_shape: super::log_prob::random_shape,
+        streams: true,
         cost: super::log_prob::cost::<B>,
         tolerance: |_, _| 1e-5,
         trial: |backend, shape, seed, copies| {

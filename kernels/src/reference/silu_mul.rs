@@ -17,6 +17,7 @@ pub fn op<B: Backend>() -> Op<B> {
         name: "silu_mul",
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.intermediate }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
+        streams: false,
         cost: |shape, _| row_cost(shape, 12.0, 20.0),
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| {
