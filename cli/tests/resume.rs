@@ -90,3 +90,27 @@ fn killed_and_resumed_is_the_same_as_undisturbed() {
     assert_eq!(wanted.len(), 16);
     assert!(found == wanted, "files differ after {kills} kills");
 }
+
+/// Ctrl-C is a polite request: status 130, the way on is named, and nothing finished is lost.
+#[cfg(unix)]
+#[test]
+fn interrupted_runs_end_soon_and_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+    command.args(RUN.replace("--max-out-len 48", "--max-out-len 900").split(' ')).arg("--hf-path").arg(&model);
+    let child = command.current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // The header is there, so answering has begun.
+    while journalled(dir.path()) == 0 {
+        assert!(Instant::now() < deadline, "no journal");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("go on with -r"), "{stderr}");
+    assert!(journalled(dir.path()) < 81, "it was stopped before its end");
+}

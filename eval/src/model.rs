@@ -30,9 +30,9 @@ pub struct ModelIdentity {
     pub numeric_version: String,
 }
 
-/// What [`Model::generate`] calls with every finished output, in completion order, and the counters so far.
-/// An error ends the generation and is returned by it.
-pub type OnOutput<'a> = dyn FnMut(Output, Stats) -> Result<()> + 'a;
+/// What [`Model::generate`] calls with every finished output, in completion order, and with `None` every now and then
+/// between them; and the counters so far. An error ends the generation and is returned by it.
+pub type OnOutput<'a> = dyn FnMut(Option<Output>, Stats) -> Result<()> + 'a;
 
 /// A language model with its tokenizer.
 pub trait Model {

@@ -80,7 +80,7 @@ pub trait Observer {
     /// Called for every event, in order.
     fn event(&mut self, event: Event<'_>);
 
-    /// Asked after every sample; `true` ends the run with [`crate::Error::Interrupted`], losing nothing finished.
+    /// Asked after every sample and now and then between; `true` ends the run with [`crate::Error::Interrupted`], losing nothing finished.
     fn interrupted(&self) -> bool {
         false
     }

@@ -297,7 +297,12 @@ fn infer(
             observer.event(Event::Sample { abbr, index, text: &text, done, total, stats });
         }
     };
+    let interrupted = || Error::Interrupted { resume: Some(folder.name.clone()) };
     let generated = model.generate(requests, &mut |output, stats| {
+        latest = stats;
+        let Some(output) = output else {
+            return if observer.interrupted() { Err(interrupted()) } else { Ok(()) };
+        };
         let number = output.request;
         let Some((question, built, hash)) = open.get(number) else {
             return Err(Error::Config { what: format!("the model answered request {number} of {}", open.len()) });
@@ -306,13 +311,12 @@ fn infer(
         journal.append(&entry)?;
         waiting.push((number, entry.text.clone()));
         entries.insert(question.key(), entry);
-        latest = stats;
         let is_interrupted = observer.interrupted();
         if is_interrupted || journal.sync_is_due() {
             journal.sync()?;
             announce(&mut waiting, stats, observer);
         }
-        if is_interrupted { Err(Error::Interrupted { resume: Some(folder.name.clone()) }) } else { Ok(()) }
+        if is_interrupted { Err(interrupted()) } else { Ok(()) }
     });
     // Also after an error, so that nothing finished waits for the disk; the first error is the one to report.
     let synced = journal.sync();
@@ -448,7 +452,7 @@ mod tests {
                     prompt_tokens: asked.prompt.len(),
                     cached_tokens: 0,
                 };
-                on_output(output, Stats::default())?;
+                on_output(Some(output), Stats::default())?;
             }
             Ok(Stats::default())
         }

@@ -71,9 +71,11 @@ impl Model for EngineModel {
         };
         let mut stream = self.engine.stream(requests)?;
         while let Some(event) = stream.next() {
-            if let Event::Finished(output) = event? {
-                on_output(output, since(stream.stats()))?;
-            }
+            let output = match event? {
+                Event::Finished(output) => Some(output),
+                Event::Token { .. } | Event::Text { .. } => None,
+            };
+            on_output(output, since(stream.stats()))?;
         }
         let after = stream.stats();
         Ok(since(after))

@@ -146,7 +146,7 @@ impl Model for Scripted {
                 prompt_tokens: request.prompt.len(),
                 cached_tokens: 0,
             };
-            on_output(output, stats)?;
+            on_output(Some(output), stats)?;
         }
         Ok(stats)
     }
