@@ -122,7 +122,7 @@ pub enum DtypeArg {
     /// bfloat16 products with f32 sums
     #[value(alias = "bfloat16")]
     Bf16,
-    /// 8-bit activations on quantised weights, bf16 elsewhere: fastest, changes results slightly
+    /// 8-bit activations times 8-bit weights: fastest, changes results slightly, and is named beside them
     Int8,
 }
 

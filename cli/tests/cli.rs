@@ -233,6 +233,7 @@ fn the_whole_job() {
         stdout.lines().filter(|l| l.starts_with("ceval_demo-")).map(|l| l.split(' ').next().unwrap()).collect();
     assert_eq!(subsets, ["ceval_demo-logic", "ceval_demo-law"], "{stdout}");
     assert!(stdout.contains(" ± ") && stdout.contains("4 questions"), "{stdout}");
+    assert!(stdout.trim_end().ends_with(" s in f32"), "{stdout}");
 
     // Everything else to stderr, plain.
     for wanted in [

@@ -126,7 +126,7 @@ fn evaluate(
         table: summary.table(),
         averages: summary.averages(),
         overall: Some(overall),
-        line: report::line(&overall),
+        line: report::line(&overall, &model.identity().dtype),
         failures: found.failures,
         warnings: teller.warnings,
     })

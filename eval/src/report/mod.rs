@@ -133,8 +133,8 @@ fn two(percent: f64) -> String {
     format!("{percent:.2}")
 }
 
-/// Our line below the tables.
-pub(crate) fn line(overall: &Overall) -> String {
+/// Our line below the tables. What was computed in stands with the score it may have changed.
+pub(crate) fn line(overall: &Overall, dtype: &str) -> String {
     let score = if overall.questions == 0 {
         "accuracy - over 0 scored questions".to_owned()
     } else {
@@ -144,7 +144,7 @@ pub(crate) fn line(overall: &Overall) -> String {
         )
     };
     format!(
-        "{score}; {} prompt tokens, {} computed; {} prompts truncated; {:.1} s",
+        "{score}; {} prompt tokens, {} computed; {} prompts truncated; {:.1} s in {dtype}",
         overall.prompt_tokens, overall.computed_tokens, overall.truncated, overall.seconds
     )
 }
