@@ -1,8 +1,9 @@
 //! `--model-kwargs`, `--tokenizer-kwargs`, `--generation-kwargs`: OpenCompass's `key=value` pairs, their literals, and
 //! what each known key means here. An unknown key is an error.
 
-use crate::diagnostics::{Error, Result, did_you_mean};
+use crate::diagnostics::{Error, Result};
 use oc_engine::{Device, Dtype, SamplingParams};
+use oc_eval::names;
 use serde_json::{Map, Value};
 
 /// Keys that change nothing here, and why; the note is logged.
@@ -223,7 +224,7 @@ struct Flag {
 impl Flag {
     fn unknown(&self, key: &str) -> Error {
         let known: Vec<&str> = self.known.iter().copied().chain(self.ignored.iter().map(|(name, _)| *name)).collect();
-        let near = did_you_mean(key, known.iter().copied());
+        let near = names::did_you_mean(&names::near(key, known.iter().copied()));
         Error::input(
             format!("unknown key `{key}` in {}{near}", self.name),
             format!("known keys are {}", known.join(", ")),

@@ -1,5 +1,6 @@
 //! The one error type of the crate: one variant per cause, each naming the thing, what was found and what to do.
 
+use crate::names::did_you_mean;
 use std::path::PathBuf;
 
 /// Everything that an evaluation can refuse. A sample that fails does not end a run: see
@@ -159,11 +160,3 @@ pub enum Error {
 
 /// Shorthand used throughout the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-fn did_you_mean(near: &[String]) -> String {
-    if near.is_empty() {
-        return String::new();
-    }
-    let quoted: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
-    format!(" (did you mean {}?)", quoted.join(" or "))
-}

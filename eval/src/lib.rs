@@ -13,7 +13,7 @@ mod journal;
 pub mod metrics;
 mod model;
 mod modes;
-mod names;
+pub mod names;
 mod observer;
 mod outcome;
 mod output;

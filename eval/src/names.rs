@@ -1,7 +1,7 @@
 //! Which known name a misspelt one was meant to be.
 
 /// Known names within a small edit distance, or that contain `name`; nearest first, three at most.
-pub(crate) fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
     let name = name.to_lowercase();
     let mut candidates: Vec<(usize, &str)> = known
         .filter_map(|candidate| {
@@ -12,6 +12,15 @@ pub(crate) fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<
         .collect();
     candidates.sort_unstable();
     candidates.into_iter().take(3).map(|(_, candidate)| candidate.to_owned()).collect()
+}
+
+/// ` (did you mean …?)` for the names that [`near`] found; nothing where it found none.
+pub fn did_you_mean(near: &[String]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let quoted: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
+    format!(" (did you mean {}?)", quoted.join(" or "))
 }
 
 /// Levenshtein distance in characters.
@@ -40,6 +49,11 @@ mod tests {
         assert_eq!(near("cevl_gen", known.into_iter()), ["ceval_gen"]);
         assert_eq!(near("demo", known.into_iter()), ["ceval_demo_gen"]);
         assert!(near("gsm8k", known.into_iter()).is_empty());
-        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(
+            did_you_mean(&near("paddng_side", ["padding_side", "use_fast"].into_iter())),
+            " (did you mean `padding_side`?)"
+        );
+        assert_eq!(did_you_mean(&[]), "");
+        assert_eq!((edits("kitten", "sitting"), edits("abc", ""), edits("答案", "答")), (3, 3, 1));
     }
 }
