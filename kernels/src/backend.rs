@@ -11,7 +11,8 @@ use crate::{Error, Result, WeightView};
 pub enum Dtype {
     /// Activations, weights and KV cache in `f32`: reference quality.
     F32,
-    /// Matrix products on bf16-rounded inputs with f32 accumulation; KV cache in bf16.
+    /// Matrix products on activations rounded to bf16 with f32 accumulation; weights are rounded too, but quantised ones
+    /// may be multiplied at their exact values. KV cache in bf16.
     Bf16,
     /// Matrix products of 8-bit activations, quantised row by row in blocks of 32, with the integer codes of the
     /// weights (float weights are quantised too), `i32` sums within a block and `f32` sums over blocks; see

@@ -1,44 +1,59 @@
 //! Compiles the kernels once per instruction set and picks the functions of a storage.
 
-use super::kernel::{self, Kernel, STEP_BYTES, Single, Target};
-use super::lanes::{self, Quads};
-use super::quads;
+use super::blocks::{self, Product};
+use super::kernel::{self, Computed, Kernel, Rows, STEP_BYTES, Single, Target};
+use super::lanes;
+#[cfg(target_arch = "x86_64")]
+use super::pairs::Pairs;
+use super::quads::Eight;
 use super::source::{self, Format, Halves, Quantized, Source};
 use crate::cpu::SimdLevel;
 use crate::{Dtype, WeightFormat};
 
-/// [`kernel::dense`] or [`quads::dense`].
-pub(super) type Dense = unsafe fn(*const u8, *const u32, usize, usize, usize, Target);
-/// [`Kernel::convert`] or [`quads::convert`].
+/// [`kernel::dense`] or [`blocks::dense`].
+pub(super) type Dense = unsafe fn(*const u8, Rows, usize, usize, Target);
+/// [`Kernel::convert`] or [`Product::convert`].
 pub(super) type Convert = unsafe fn(*const f32, usize, *mut u32);
-/// [`kernel::decode`] or [`quads::decode`].
+/// [`kernel::decode`] or [`blocks::decode`].
 pub(super) type Decode = unsafe fn(*const u8, usize, usize, *mut u8);
-/// [`kernel::dot`] or [`quads::dot`].
+/// [`kernel::dot`] or [`blocks::dot`].
 pub(super) type Dot = unsafe fn(*const u8, usize, *const u32, Target);
 
 /// The functions of one storage on one instruction set.
 ///
-/// Calling them requires what their namesakes in `kernel.rs` and `quads.rs` require; the instruction set was checked by
+/// Calling them requires what their namesakes in `kernel.rs` and `blocks.rs` require; the instruction set was checked by
 /// [`select`].
 #[derive(Clone, Copy)]
 pub(super) struct Functions {
     /// A row of activations to words.
     pub convert: Convert,
-    /// Many rows times decoded units.
+    /// Many rows times decoded weights.
     pub dense: Dense,
-    /// Panel to decoded units, and one row times a panel; `None` where the panel already consists of decoded units.
+    /// Decoding of a panel, and one row times a panel; `None` where the panel already consists of decoded weights.
     pub source: Option<(Decode, Dot)>,
-    /// Bytes of a decoded unit of a panel.
-    pub unit_bytes: usize,
+    /// Bytes of decoded weights of a panel per `k`.
+    pub bytes_per_k: usize,
+    /// Whether the kernels are those of `blocks.rs`.
+    pub in_blocks: bool,
 }
 
-/// What the product advances by: a step of the float kernels, or a unit of [`quads`].
+/// How activations are converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unit {
-    /// Consecutive weights.
-    pub k: usize,
-    /// Words of converted activations.
-    pub words: usize,
+pub(super) struct Words {
+    /// Consecutive `k` per word.
+    pub step: usize,
+    /// Rows are padded to a multiple of this.
+    pub pad: usize,
+    /// Words on the side per unit of `blocks.rs`.
+    pub side: usize,
+}
+
+impl Words {
+    /// Words of a row of `cols` activations without those on the side, and with them.
+    pub fn of(self, cols: usize) -> (usize, usize) {
+        let words = cols.next_multiple_of(self.pad) / self.step;
+        (words, words + cols.div_ceil(blocks::UNIT) * self.side)
+    }
 }
 
 /// What a panel consists of.
@@ -58,8 +73,8 @@ pub(super) enum Storage {
 trait Isa {
     fn dense<K: Kernel>() -> Dense;
     fn convert<K: Kernel>() -> Convert;
-    fn source<K: Kernel, S: Source>() -> (Decode, Dot);
-    fn quads<Q: Quads + quads::Tile, T: Format>() -> Functions;
+    fn source<K: Computed, S: Source>() -> (Decode, Dot);
+    fn blocks<P: Product, T: Format>() -> Functions;
 }
 
 macro_rules! isa {
@@ -72,14 +87,13 @@ macro_rules! isa {
                 $(#[$features])?
                 unsafe fn dense<K: Kernel>(
                     w: *const u8,
-                    x: *const u32,
-                    x_stride: usize,
-                    steps: usize,
+                    x: Rows,
+                    k: usize,
                     rows: usize,
                     target: Target,
                 ) {
                     // SAFETY: forwarded.
-                    unsafe { kernel::dense::<K>(w, x, x_stride, steps, rows, target) }
+                    unsafe { kernel::dense::<K>(w, x, k, rows, target) }
                 }
                 dense::<K>
             }
@@ -93,64 +107,64 @@ macro_rules! isa {
                 }
                 convert::<K>
             }
-            fn source<K: Kernel, S: Source>() -> (Decode, Dot) {
+            fn source<K: Computed, S: Source>() -> (Decode, Dot) {
                 /// # Safety
                 /// As for [`kernel::decode`].
                 $(#[$features])?
-                unsafe fn decode<K: Kernel, S: Source>(panel: *const u8, from: usize, to: usize, dst: *mut u8) {
+                unsafe fn decode<K: Computed, S: Source>(panel: *const u8, from: usize, to: usize, dst: *mut u8) {
                     // SAFETY: forwarded.
                     unsafe { kernel::decode::<K, S>(panel, from, to, dst) }
                 }
                 /// # Safety
                 /// As for [`kernel::dot`].
                 $(#[$features])?
-                unsafe fn dot<K: Kernel, S: Source>(panel: *const u8, k: usize, x: *const u32, target: Target) {
+                unsafe fn dot<K: Computed, S: Source>(panel: *const u8, k: usize, x: *const u32, target: Target) {
                     // SAFETY: forwarded.
                     unsafe { kernel::dot::<K, S>(panel, k, x, target) }
                 }
                 (decode::<K, S>, dot::<K, S>)
             }
-            fn quads<Q: Quads + quads::Tile, T: Format>() -> Functions {
+            fn blocks<P: Product, T: Format>() -> Functions {
                 /// # Safety
-                /// As for [`quads::convert`].
+                /// As for [`Product::convert`].
                 $(#[$features])?
-                unsafe fn convert<Q: Quads>(x: *const f32, n: usize, words: *mut u32) {
+                unsafe fn convert<P: Product>(x: *const f32, n: usize, words: *mut u32) {
                     // SAFETY: forwarded.
-                    unsafe { quads::convert::<Q>(x, n, words) }
+                    unsafe { P::convert(x, n, words) }
                 }
                 /// # Safety
-                /// As for [`quads::dense`].
+                /// As for [`blocks::dense`].
                 $(#[$features])?
-                unsafe fn dense<Q: Quads + quads::Tile, T: Format>(
+                unsafe fn dense<P: Product, T: Format>(
                     w: *const u8,
-                    x: *const u32,
-                    x_stride: usize,
-                    units: usize,
+                    x: Rows,
+                    k: usize,
                     rows: usize,
                     target: Target,
                 ) {
                     // SAFETY: forwarded.
-                    unsafe { quads::dense::<Q, T>(w, x, x_stride, units, rows, target) }
+                    unsafe { blocks::dense::<P, T>(w, x, k, rows, target) }
                 }
                 /// # Safety
-                /// As for [`quads::decode`].
+                /// As for [`blocks::decode`].
                 $(#[$features])?
-                unsafe fn decode<Q: Quads, T: Format>(panel: *const u8, from: usize, to: usize, dst: *mut u8) {
+                unsafe fn decode<P: Product, T: Format>(panel: *const u8, from: usize, to: usize, dst: *mut u8) {
                     // SAFETY: forwarded.
-                    unsafe { quads::decode::<Q, T>(panel, from, to, dst) }
+                    unsafe { blocks::decode::<P, T>(panel, from, to, dst) }
                 }
                 /// # Safety
-                /// As for [`quads::dot`].
+                /// As for [`blocks::dot`].
                 $(#[$features])?
-                unsafe fn dot<Q: Quads, T: Format>(panel: *const u8, k: usize, x: *const u32, target: Target) {
+                unsafe fn dot<P: Product, T: Format>(panel: *const u8, k: usize, x: *const u32, target: Target) {
                     // SAFETY: forwarded.
-                    unsafe { quads::dot::<Q, T>(panel, k, x, target) }
+                    unsafe { blocks::dot::<P, T>(panel, k, x, target) }
                 }
                 Functions {
-                    convert: convert::<Q>,
-                    dense: dense::<Q, T>,
-                    source: Some((decode::<Q, T>, dot::<Q, T>)),
-                    unit_bytes: quads::unit_bytes(T::SCHEME),
+                    convert: convert::<P>,
+                    dense: dense::<P, T>,
+                    source: Some((decode::<P, T>, dot::<P, T>)),
+                    bytes_per_k: blocks::bytes_per_k::<P>(T::SCHEME),
+                    in_blocks: true,
                 }
             }
         }
@@ -207,28 +221,45 @@ macro_rules! by_format {
 }
 
 /// The functions for `storage` on instruction set `I` with product `K`.
-fn floats<I: Isa, K: Kernel>(storage: Storage) -> Functions {
+fn floats<I: Isa, K: Computed>(storage: Storage) -> Functions {
     let source = match storage {
         Storage::Steps => None,
         Storage::Bf16 => Some(I::source::<K, Halves<true>>()),
         Storage::F16 => Some(I::source::<K, Halves<false>>()),
         Storage::Quantized(format) => Some(by_format!(format, T => I::source::<K, Quantized<T>>())),
     };
-    Functions { convert: I::convert::<K>(), dense: I::dense::<K>(), source, unit_bytes: STEP_BYTES }
+    Functions { convert: I::convert::<K>(), dense: I::dense::<K>(), source, bytes_per_k: STEP_BYTES, in_blocks: false }
 }
 
-/// The functions for 8-bit products with a quantised `storage` on instruction set `I`.
-fn bytes<I: Isa, Q: Quads + quads::Tile>(storage: Storage) -> Functions {
-    let Storage::Quantized(format) = storage else { unreachable!("packed for 8-bit products as codes") };
-    by_format!(format, T => I::quads::<Q, T>())
+/// The functions for products of blocks with a quantised `storage` on instruction set `I`.
+fn codes<I: Isa, P: Product>(storage: Storage) -> Functions {
+    let Storage::Quantized(format) = storage else { unreachable!("packed as codes") };
+    by_format!(format, T => I::blocks::<P, T>())
 }
 
-/// What products of `dtype` advance by at `level`.
-pub(super) const fn unit(level: SimdLevel, dtype: Dtype) -> Unit {
+/// How activations are converted for products of `dtype` at `level`.
+pub(super) const fn words(level: SimdLevel, dtype: Dtype) -> Words {
     match (dtype, level) {
-        (Dtype::Int8, _) => Unit { k: quads::UNIT, words: quads::UNIT_WORDS },
-        (Dtype::Bf16, SimdLevel::Avx512Bf16) => Unit { k: 2, words: 1 },
-        (Dtype::F32 | Dtype::Bf16, _) => Unit { k: 1, words: 1 },
+        (Dtype::Int8, _) => Words { step: 4, pad: blocks::UNIT, side: 4 },
+        (Dtype::Bf16, SimdLevel::Avx512Bf16) => Words { step: 2, pad: 2, side: 2 },
+        (Dtype::F32 | Dtype::Bf16, _) => Words { step: 1, pad: 2, side: 0 },
+    }
+}
+
+/// The functions for products of bf16 pairs with `storage` on instruction set `I`.
+#[cfg(target_arch = "x86_64")]
+fn pairs<I: Isa>(storage: Storage) -> Functions {
+    match storage {
+        Storage::Quantized(_) => codes::<I, Pairs>(storage),
+        Storage::Steps => Functions {
+            // Parts of either storage share their activations.
+            convert: I::blocks::<Pairs, source::Q8_0>().convert,
+            dense: I::dense::<kernel::Pairs>(),
+            source: None,
+            bytes_per_k: STEP_BYTES / 2,
+            in_blocks: false,
+        },
+        Storage::Bf16 | Storage::F16 => unreachable!("packed as steps"),
     }
 }
 
@@ -236,9 +267,9 @@ pub(super) const fn unit(level: SimdLevel, dtype: Dtype) -> Unit {
 pub(super) fn select(level: SimdLevel, dtype: Dtype, storage: Storage) -> Functions {
     match (level, dtype) {
         #[cfg(target_arch = "x86_64")]
-        (SimdLevel::Avx512Bf16, Dtype::Bf16) => floats::<IsaAvx512Bf16, kernel::Pairs>(storage),
+        (SimdLevel::Avx512Bf16, Dtype::Bf16) => pairs::<IsaAvx512Bf16>(storage),
         #[cfg(target_arch = "x86_64")]
-        (SimdLevel::Avx512Bf16, Dtype::Int8) => bytes::<IsaAvx512Bf16, lanes::Avx512Vnni>(storage),
+        (SimdLevel::Avx512Bf16, Dtype::Int8) => codes::<IsaAvx512Bf16, Eight<lanes::Avx512Vnni>>(storage),
         #[cfg(target_arch = "x86_64")]
         (SimdLevel::Avx512 | SimdLevel::Avx512Bf16, Dtype::F32) => {
             floats::<IsaAvx512, Single<lanes::Avx512, false>>(storage)
@@ -246,15 +277,15 @@ pub(super) fn select(level: SimdLevel, dtype: Dtype, storage: Storage) -> Functi
         #[cfg(target_arch = "x86_64")]
         (SimdLevel::Avx512, Dtype::Bf16) => floats::<IsaAvx512, Single<lanes::Avx512, true>>(storage),
         #[cfg(target_arch = "x86_64")]
-        (SimdLevel::Avx512, Dtype::Int8) => bytes::<IsaAvx512, lanes::Avx512>(storage),
+        (SimdLevel::Avx512, Dtype::Int8) => codes::<IsaAvx512, Eight<lanes::Avx512>>(storage),
         #[cfg(target_arch = "x86_64")]
         (SimdLevel::Avx2, Dtype::F32) => floats::<IsaAvx2, Single<lanes::Avx2, false>>(storage),
         #[cfg(target_arch = "x86_64")]
         (SimdLevel::Avx2, Dtype::Bf16) => floats::<IsaAvx2, Single<lanes::Avx2, true>>(storage),
         #[cfg(target_arch = "x86_64")]
-        (SimdLevel::Avx2, Dtype::Int8) => bytes::<IsaAvx2, lanes::Avx2>(storage),
+        (SimdLevel::Avx2, Dtype::Int8) => codes::<IsaAvx2, Eight<lanes::Avx2>>(storage),
         (_, Dtype::F32) => floats::<Baseline, Single<lanes::Portable, false>>(storage),
         (_, Dtype::Bf16) => floats::<Baseline, Single<lanes::Portable, true>>(storage),
-        (_, Dtype::Int8) => bytes::<Baseline, lanes::Portable>(storage),
+        (_, Dtype::Int8) => codes::<Baseline, Eight<lanes::Portable>>(storage),
     }
 }

@@ -38,8 +38,15 @@ pub(super) trait Kernel {
     /// Turns the `n` activations of a row at `x` into words, one per step, and pads them with zeros to `2 * ceil(n / 2)`
     /// activations.
     unsafe fn convert(x: *const f32, n: usize, words: *mut u32);
-    /// The weights of a chunk (two `k`) as one step, or as two.
-    unsafe fn steps(weights: [<Self::L as Lanes>::F; 8]) -> ([Self::W; 4], Option<[Self::W; 4]>);
+}
+
+/// A product whose weights may be computed on the fly.
+///
+/// # Safety
+/// As for [`Lanes`].
+pub(super) trait Computed: Kernel {
+    /// Weights as they are multiplied.
+    unsafe fn weights(exact: <Self::L as Lanes>::F) -> Self::W;
 }
 
 /// `f32` products; `BF16` rounds the weights to bf16 first (the activations arrive rounded).
@@ -108,18 +115,13 @@ impl<L: Lanes + Tile, const BF16: bool> Kernel for Single<L, BF16> {
             }
         }
     }
+}
+
+impl<L: Lanes + Tile, const BF16: bool> Computed for Single<L, BF16> {
     #[inline(always)]
-    unsafe fn steps(f: [L::F; 8]) -> ([Self::W; 4], Option<[Self::W; 4]>) {
+    unsafe fn weights(exact: L::F) -> L::F {
         // SAFETY: forwarded.
-        unsafe {
-            if BF16 {
-                let r = [L::round_bf16(f[0]), L::round_bf16(f[1]), L::round_bf16(f[2]), L::round_bf16(f[3])];
-                let s = [L::round_bf16(f[4]), L::round_bf16(f[5]), L::round_bf16(f[6]), L::round_bf16(f[7])];
-                (r, Some(s))
-            } else {
-                ([f[0], f[1], f[2], f[3]], Some([f[4], f[5], f[6], f[7]]))
-            }
-        }
+        unsafe { if BF16 { L::round_bf16(exact) } else { exact } }
     }
 }
 
@@ -181,19 +183,26 @@ mod pairs {
                 }
             }
         }
-        #[inline(always)]
-        unsafe fn steps(f: [__m512; 8]) -> ([__m512bh; 4], Option<[__m512bh; 4]>) {
-            // SAFETY: see above.
-            unsafe {
-                let pair = [
-                    _mm512_cvtne2ps_pbh(f[1], f[0]),
-                    _mm512_cvtne2ps_pbh(f[3], f[2]),
-                    _mm512_cvtne2ps_pbh(f[5], f[4]),
-                    _mm512_cvtne2ps_pbh(f[7], f[6]),
-                ];
-                (pair, None)
-            }
-        }
+    }
+}
+
+/// Converted rows of activations.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// Words of the first row from the first `k` on.
+    pub words: *const u32,
+    /// Words on the side of the first row, from the first unit on; see `blocks.rs`.
+    pub sides: *const u32,
+    /// Words from row to row.
+    pub stride: usize,
+}
+
+impl Rows {
+    /// The same from row `row` on.
+    #[inline(always)]
+    pub fn at_row(self, row: usize) -> Self {
+        let at = row * self.stride;
+        Self { words: self.words.wrapping_add(at), sides: self.sides.wrapping_add(at), ..self }
     }
 }
 
@@ -281,9 +290,11 @@ unsafe fn tile<K: Kernel, const ROWS: usize, const VECTORS: usize>(
                 }
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (v, &acc) in acc.iter().enumerate() {
-                target.finish::<K::L>(r, col + 16 * v, acc);
+        // A copy, so that the accumulators themselves need no address and stay in registers.
+        let sums = acc;
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                target.finish::<K::L>(r, col + 16 * v, sum);
             }
         }
     }
@@ -321,20 +332,14 @@ unsafe fn tiles<K: Kernel, const VECTORS: usize>(
     }
 }
 
-/// `rows` rows of activations times the `steps` steps of weights at `w`.
+/// `rows` rows of activations times the steps of `k` weights of each column at `w`.
 ///
 /// # Safety
-/// The instruction set is there; `w` holds `steps * 256` bytes; row `r` of `x` has `steps` readable words from
-/// `r * x_stride` on; `target` has room for `rows` rows.
+/// The instruction set is there; `w` holds a step of 256 bytes for every word of activations; every row of `x` has words
+/// for `k` activations; `target` has room for `rows` rows.
 #[inline(always)]
-pub(super) unsafe fn dense<K: Kernel>(
-    w: *const u8,
-    x: *const u32,
-    x_stride: usize,
-    steps: usize,
-    rows: usize,
-    target: Target,
-) {
+pub(super) unsafe fn dense<K: Kernel>(w: *const u8, x: Rows, k: usize, rows: usize, target: Target) {
+    let (x, x_stride, steps) = (x.words, x.stride, if K::PAIRS { k / 2 } else { k });
     // SAFETY: forwarded.
     unsafe {
         if K::WIDE {
@@ -353,16 +358,14 @@ struct Store {
     from: usize,
 }
 
-impl<K: Kernel> Sink<K> for Store {
+impl<K: Computed> Sink<K> for Store {
     #[inline(always)]
     unsafe fn chunk(&mut self, k: usize, weights: [<K::L as Lanes>::F; 8]) {
         // SAFETY: `decode` demands room for every step from `from` on.
         unsafe {
-            let (first, second) = K::steps(weights);
-            let step = if K::PAIRS { (k - self.from) / 2 } else { k - self.from };
-            let dst = self.dst.add(STEP_BYTES * step);
-            for (v, &w) in first.iter().chain(second.iter().flatten()).enumerate() {
-                K::store(dst.add(64 * v), w);
+            let dst = self.dst.add(STEP_BYTES * (k - self.from));
+            for (v, &w) in weights.iter().enumerate() {
+                K::store(dst.add(64 * v), K::weights(w));
             }
         }
     }
@@ -373,7 +376,7 @@ impl<K: Kernel> Sink<K> for Store {
 /// # Safety
 /// As for [`Source::walk`], and `dst` has room for the steps of `to - from` weights.
 #[inline(always)]
-pub(super) unsafe fn decode<K: Kernel, S: Source>(panel: *const u8, from: usize, to: usize, dst: *mut u8) {
+pub(super) unsafe fn decode<K: Computed, S: Source>(panel: *const u8, from: usize, to: usize, dst: *mut u8) {
     // SAFETY: forwarded.
     unsafe { S::walk::<K>(panel, from, to, &mut Store { dst, from }) }
 }
@@ -384,20 +387,14 @@ struct Dot<F> {
     acc: [F; 4],
 }
 
-impl<K: Kernel> Sink<K> for Dot<<K::L as Lanes>::F> {
+impl<K: Computed> Sink<K> for Dot<<K::L as Lanes>::F> {
     #[inline(always)]
     unsafe fn chunk(&mut self, k: usize, weights: [<K::L as Lanes>::F; 8]) {
         // SAFETY: `dot` demands that `x` has a word for every step.
         unsafe {
-            let (first, second) = K::steps(weights);
-            let x = self.x.add(if K::PAIRS { k / 2 } else { k });
-            for (acc, w) in self.acc.iter_mut().zip(first) {
-                *acc = K::mac(*acc, w, *x);
-            }
-            if let Some(second) = second {
-                for (acc, w) in self.acc.iter_mut().zip(second) {
-                    *acc = K::mac(*acc, w, *x.add(1));
-                }
+            let x = self.x.add(k);
+            for (v, &w) in weights.iter().enumerate() {
+                self.acc[v % 4] = K::mac(self.acc[v % 4], K::weights(w), *x.add(v / 4));
             }
         }
     }
@@ -408,7 +405,7 @@ impl<K: Kernel> Sink<K> for Dot<<K::L as Lanes>::F> {
 /// # Safety
 /// As for [`Source::walk`] from 0 to `k`; `x` has a word for every step; `target` has room for one row.
 #[inline(always)]
-pub(super) unsafe fn dot<K: Kernel, S: Source>(panel: *const u8, k: usize, x: *const u32, target: Target) {
+pub(super) unsafe fn dot<K: Computed, S: Source>(panel: *const u8, k: usize, x: *const u32, target: Target) {
     // SAFETY: forwarded.
     unsafe {
         let mut sink = Dot { x, acc: [K::L::splat(0.0); 4] };

@@ -2,19 +2,26 @@
 //!
 //! Quantised weights stay quantised. Floor of one row: the bytes of the packed weights over the memory bandwidth;
 //! of many rows: `2 * m * rows * cols` operations over the peak of the instruction set. The two are served from one
-//! layout: with many rows, a panel of 64 output columns is dequantised into a scratch that stays in the caches and
-//! multiplied with all rows by a dense kernel; with one row, dequantisation and product are fused in registers.
+//! layout: with many rows, a panel of 64 output columns is decoded into a scratch that stays in the caches and
+//! multiplied with all rows by a dense kernel; with one row, decoding and product are fused in registers.
 //! Both give every output element one accumulator that takes the weights in the order of `k`, so a row has the same
 //! bits in any batch, on any number of threads.
 //!
-//! With [`Dtype::Int8`] the activations are quantised too, row by row and 32 at a time, and the products are those of
-//! integer codes (`quads.rs`). Quantised weights keep the codes and scales of their file, so nothing is lost and
-//! nothing grows; float weights are brought into the blocks of Q8_0 (8.5 bits a weight).
+//! Where there are instructions for products of bf16 pairs, and always in 8 bits, activations are multiplied with the
+//! codes of quantised weights and the scales are applied to sums over blocks (`blocks.rs`); elsewhere every weight is
+//! computed, rounded to bf16 if that is the dtype, and multiplied (`kernel.rs`).
+//!
+//! With [`Dtype::Int8`] the activations are quantised too, row by row and 32 at a time. Quantised weights keep the codes
+//! and scales of their file, so nothing is lost and nothing grows; float weights are brought into the blocks of Q8_0
+//! (8.5 bits a weight).
 
+mod blocks;
 mod isa;
 mod kernel;
 mod lanes;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod product;
 mod quads;
 mod scheme;
@@ -22,7 +29,7 @@ mod source;
 
 use std::ops::Range;
 
-use self::isa::{Functions, Storage, Unit};
+use self::isa::{Functions, Storage, Words};
 use self::pack::{Layout, Line};
 use self::scheme::PANEL;
 use super::{SimdLevel, Threads};
@@ -50,8 +57,8 @@ impl Segment {
 pub struct PackedWeight {
     rows: usize,
     cols: usize,
-    /// What the kernels advance by.
-    unit: Unit,
+    /// How activations are converted.
+    words: Words,
     segments: Vec<Segment>,
 }
 
@@ -70,7 +77,7 @@ impl PackedWeight {
         let Some(cols) = parts.first().map(|p| p.cols) else {
             return Err(Error::Shape { what: "packed weight", found: "0 parts".into(), wanted: "1 or more".into() });
         };
-        let unit = isa::unit(level, dtype);
+        let words = isa::words(level, dtype);
         let mut segments = Vec::with_capacity(parts.len());
         let mut rows = 0;
         for part in parts {
@@ -83,7 +90,7 @@ impl PackedWeight {
                     wanted: format!("[_, {cols}]"),
                 });
             }
-            let layout = Layout::new(part.format, dtype, unit.k);
+            let layout = Layout::new(part.format, dtype, words.step);
             let storage = match layout {
                 Layout::F32 | Layout::Bf16Pairs => Storage::Steps,
                 Layout::Half { bf16: true } => Storage::Bf16,
@@ -100,7 +107,7 @@ impl PackedWeight {
             });
             rows += part.rows;
         }
-        Ok(Self { rows, cols, unit, segments })
+        Ok(Self { rows, cols, words, segments })
     }
 
     /// Output features.

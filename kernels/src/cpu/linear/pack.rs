@@ -273,7 +273,8 @@ const fn chunk_codes(interleave: usize) -> usize {
     if interleave == 4 { 4 * PANEL } else { 2 * PANEL }
 }
 
-/// Float layouts: 32-bit lane `e % 16` holds the nibbles of vector `e / 16` (see [`super::lanes::Lanes::nibble`]).
+/// Interleave 2: 16-bit lane `e % 32` holds the nibbles of vector `e / 32` (see `pairs.rs`).
+/// Interleave 1: 32-bit lane `e % 16` holds the nibbles of vector `e / 16` (see [`super::lanes::Lanes::nibble`]).
 /// Int8 layout: byte `e % 64`, two vectors of 64 bytes to a register.
 const fn place(scheme: Scheme, interleave: usize, e: usize) -> Place {
     let extra = scheme.bits - scheme.low_bits();
@@ -281,6 +282,11 @@ const fn place(scheme: Scheme, interleave: usize, e: usize) -> Place {
         let (v, b) = (e / 64, e % 64);
         let low = if scheme.bits == 8 { (e, 0) } else { (v / 2 * 64 + b, 4 * (v % 2)) };
         let high = if extra == 2 { (b, 2 * v) } else { (e / 8, e % 8) };
+        Place { low, high }
+    } else if interleave == 2 {
+        let (v, lane) = (e / 32, e % 32);
+        let low = if scheme.bits == 8 { (e, 0) } else { (lane * 2 + v / 2, 4 * (v % 2)) };
+        let high = if extra == 2 { (lane, 2 * v) } else { (e / 8, e % 8) };
         Place { low, high }
     } else {
         let (v, lane) = (e / 16, e % 16);

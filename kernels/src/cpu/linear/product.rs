@@ -3,18 +3,17 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::isa::Unit;
-use super::kernel::Target;
+use super::kernel::{Rows, Target};
 use super::pack::Line;
 use super::scheme::PANEL;
-use super::{PackedWeight, Segment, quads};
+use super::{PackedWeight, Segment, blocks};
 use crate::cpu::Threads;
 
 /// Steps of dequantised weights held at once when many rows share them: a quarter of a megabyte of second-level
 /// cache.
 const BLOCK_STEPS: usize = 1024;
-/// Weights per column decoded at once for few rows, where a block is read back only a few times, and for 8-bit products,
-/// which eat it fastest: it stays in the first-level cache. Like the above a multiple of every format's block.
+/// Weights per column decoded at once for few rows, where a block is read back only a few times, and by the kernels of
+/// `blocks.rs`, whose tiles are small and read it often: it stays in the first-level cache. Like the above a multiple of every format's block.
 const SMALL_BLOCK: usize = 256;
 /// Up to how many rows count as few.
 const FEW_ROWS: usize = 12;
@@ -68,8 +67,7 @@ pub(super) fn run(
     out_stride: usize,
     threads: &Threads,
 ) {
-    let units = w.cols.next_multiple_of(w.unit.k.max(2)) / w.unit.k;
-    let stride = units * w.unit.words;
+    let (_, stride) = w.words.of(w.cols);
     let mut words = INPUTS.take();
     words.resize(words.len().max(m * stride), 0);
     let convert = w.segments[0].functions.convert;
@@ -125,7 +123,7 @@ pub(super) fn run(
                 let x = words.as_ptr().add(first * stride);
                 let out = { target }.0.add(first * out_stride + panel.out_col);
                 let bias = bias.map(|b| &b[panel.segment.first + panel.index * PANEL..]);
-                compute(panel, x, units, w.unit, rows, bias, accumulate, out, out_stride, scratch);
+                compute(panel, x, w, rows, bias, accumulate, out, out_stride, scratch);
             }
         });
     });
@@ -135,13 +133,12 @@ pub(super) fn run(
 /// `rows` rows times one panel.
 ///
 /// # Safety
-/// `x` has `rows * units` units; `out` has room for the wanted columns of `rows` rows and nobody else touches them.
+/// `x` has `rows` converted rows; `out` has room for the wanted columns of `rows` rows and nobody else touches them.
 #[allow(clippy::too_many_arguments)]
 unsafe fn compute(
     panel: &Panel<'_>,
     x: *const u32,
-    units: usize,
-    unit: Unit,
+    w: &PackedWeight,
     rows: usize,
     bias: Option<&[f32]>,
     accumulate: bool,
@@ -154,7 +151,7 @@ unsafe fn compute(
         let target =
             Target { partial: std::ptr::null_mut(), first: true, last: true, out, out_stride, bias, accumulate };
         // SAFETY: forwarded; all 64 columns are wanted.
-        return unsafe { whole_panel(panel, x, units, unit, rows, target, scratch) };
+        return unsafe { whole_panel(panel, x, w, rows, target, scratch) };
     }
     let mut result = std::mem::take(&mut scratch.result);
     result.resize(rows * PANEL, 0.0);
@@ -168,7 +165,7 @@ unsafe fn compute(
         accumulate: false,
     };
     // SAFETY: forwarded; `result` has room for 64 columns.
-    unsafe { whole_panel(panel, x, units, unit, rows, target, scratch) };
+    unsafe { whole_panel(panel, x, w, rows, target, scratch) };
     for (r, row) in result.chunks_exact(PANEL).enumerate().take(rows) {
         for (i, c) in panel.wanted.clone().enumerate() {
             let sum = bias.map_or(row[c], |b| row[c] + b[c]);
@@ -189,44 +186,50 @@ unsafe fn compute(
 unsafe fn whole_panel(
     panel: &Panel<'_>,
     x: *const u32,
-    units: usize,
-    unit: Unit,
+    w: &PackedWeight,
     rows: usize,
     target: Target,
     scratch: &mut Scratch,
 ) {
     let functions = panel.segment.functions;
     let data = panel.segment.panel(panel.index).as_ptr();
+    let k = w.cols.next_multiple_of(w.words.pad);
     if let Some((_, dot)) = functions.source
         && rows == 1
     {
-        // SAFETY: the panel holds that many weights per column and the instruction set was checked when it was packed.
-        return unsafe { dot(data, units * unit.k, x, target) };
+        // SAFETY: the panel holds `k` weights per column and the instruction set was checked when it was packed.
+        return unsafe { dot(data, k, x, target) };
     }
-    let block = if rows <= FEW_ROWS || unit.k == quads::UNIT { SMALL_BLOCK / unit.k } else { BLOCK_STEPS };
-    let lines = (block * functions.unit_bytes).div_ceil(64);
+    let block = if rows <= FEW_ROWS || functions.in_blocks { SMALL_BLOCK } else { BLOCK_STEPS * w.words.step };
+    let lines = (block * functions.bytes_per_k).div_ceil(64);
     scratch.decoded.resize(scratch.decoded.len().max(lines), Line::ZERO);
     scratch.partial.resize(scratch.partial.len().max(rows * PANEL), 0.0);
+    let (words, stride) = w.words.of(w.cols);
     let mut from = 0;
     loop {
-        let n = block.min(units - from);
-        // SAFETY: the units `from..from + n` exist in the panel and in every row of `x`; the scratch has room for
-        // a block of them and for the sums of `rows` rows.
+        let n = block.min(k - from);
+        // SAFETY: the weights `from..from + n` exist in the panel, and their activations in every row of `x`; the
+        // scratch has room for a block of them and for the sums of `rows` rows.
         unsafe {
             let weights = match functions.source {
-                None => data.add(from * functions.unit_bytes),
+                None => data.add(from * functions.bytes_per_k),
                 Some((decode, _)) => {
                     let decoded = scratch.decoded.as_mut_ptr().cast();
-                    decode(data, from * unit.k, (from + n) * unit.k, decoded);
+                    decode(data, from, from + n, decoded);
                     decoded
                 }
             };
+            let x = Rows {
+                words: x.add(from / w.words.step),
+                sides: x.add(words + from / blocks::UNIT * w.words.side),
+                stride,
+            };
             let target =
-                Target { partial: scratch.partial.as_mut_ptr(), first: from == 0, last: from + n == units, ..target };
-            (functions.dense)(weights, x.add(from * unit.words), units * unit.words, n, rows, target);
+                Target { partial: scratch.partial.as_mut_ptr(), first: from == 0, last: from + n == k, ..target };
+            (functions.dense)(weights, x, n, rows, target);
         }
         from += n;
-        if from >= units {
+        if from >= k {
             break;
         }
     }

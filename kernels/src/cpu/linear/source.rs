@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::kernel::Kernel;
+use super::kernel::Computed;
 use super::lanes::Lanes;
 use super::scheme::Scheme;
 use crate::WeightFormat;
@@ -21,8 +21,8 @@ macro_rules! eight {
     }};
 }
 
-/// What is done with the weights of a chunk: two consecutive `k` of the 64 columns, eight vectors in stored order.
-pub(super) trait Sink<K: Kernel> {
+/// What is done with the weights of a chunk: two consecutive `k` of the 64 columns, four vectors each.
+pub(super) trait Sink<K: Computed> {
     /// # Safety
     /// As for [`Lanes`]; `k` is even and lies within the range that was passed to [`Source::walk`].
     unsafe fn chunk(&mut self, k: usize, weights: [<K::L as Lanes>::F; 8]);
@@ -35,7 +35,7 @@ pub(super) trait Source {
     /// # Safety
     /// As for [`Lanes`]; `panel` holds a whole panel of this storage with at least `to` weights per column, packed
     /// with the interleave of `K`; `from` and `to` are even, and multiples of the format's block.
-    unsafe fn walk<K: Kernel>(panel: *const u8, from: usize, to: usize, sink: &mut impl Sink<K>);
+    unsafe fn walk<K: Computed>(panel: *const u8, from: usize, to: usize, sink: &mut impl Sink<K>);
 }
 
 /// 16-bit floats, widened.
@@ -43,7 +43,7 @@ pub(super) struct Halves<const BF16: bool>;
 
 impl<const BF16: bool> Source for Halves<BF16> {
     #[inline(always)]
-    unsafe fn walk<K: Kernel>(panel: *const u8, from: usize, to: usize, sink: &mut impl Sink<K>) {
+    unsafe fn walk<K: Computed>(panel: *const u8, from: usize, to: usize, sink: &mut impl Sink<K>) {
         let mut k = from;
         while k < to {
             // SAFETY: weight `k` of the 64 columns starts `128 * k` bytes into the panel and the chunk has 256.
@@ -96,17 +96,10 @@ formats!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K);
 /// Quantised weights of format `T`.
 pub(super) struct Quantized<T>(PhantomData<T>);
 
-/// Scale and additive term of each of the eight vectors of a chunk.
+/// Scale and additive term of each of the 64 columns.
 struct Scales<L: Lanes> {
-    scale: [L::F; 8],
-    min: [L::F; 8],
-}
-
-/// One value for each of the 64 columns, spread over the vectors of a chunk.
-#[inline(always)]
-unsafe fn spread<K: Kernel>(columns: [<K::L as Lanes>::F; 4]) -> [<K::L as Lanes>::F; 8] {
-    // SAFETY: the instruction set is there, as for every `Lanes` method.
-    unsafe { if K::PAIRS { eight!(J => K::L::twice(columns[J / 2], J % 2)) } else { eight!(J => columns[J % 4]) } }
+    scale: [L::F; 4],
+    min: [L::F; 4],
 }
 
 /// Scale and additive term of each column, sixteen at a time; the latter is 0 if the format has no minima.
@@ -144,7 +137,7 @@ impl<T: Format> Quantized<T> {
     /// # Safety
     /// `low` and `high` point at a chunk of the code planes.
     #[inline(always)]
-    unsafe fn chunk<K: Kernel>(
+    unsafe fn chunk<K: Computed>(
         low: *const u8,
         high: *const u8,
         table: <K::L as Lanes>::Table,
@@ -154,7 +147,7 @@ impl<T: Format> Quantized<T> {
         // SAFETY: a chunk has 128 codes: 64 or 128 bytes in the low plane, 0, 16 or 32 in the high plane.
         unsafe {
             if bits == 8 {
-                return eight!(J => K::L::mul(K::L::from_i8(low.add(16 * J)), s.scale[J]));
+                return eight!(J => K::L::mul(K::L::from_i8(low.add(16 * J)), s.scale[J % 4]));
             }
             let nibbles = K::L::load_u32(low);
             let upper = if bits == 6 { K::L::load_u16(high) } else { nibbles };
@@ -168,9 +161,9 @@ impl<T: Format> Quantized<T> {
                     code = K::L::add(code, K::L::two_high_bits::<{ 2 * J as u32 }>(upper));
                 }
                 if T::SCHEME.has_min {
-                    K::L::fma(code, s.scale[J], s.min[J])
+                    K::L::fma(code, s.scale[J % 4], s.min[J % 4])
                 } else {
-                    K::L::mul(code, s.scale[J])
+                    K::L::mul(code, s.scale[J % 4])
                 }
             })
         }
@@ -179,7 +172,7 @@ impl<T: Format> Quantized<T> {
 
 impl<T: Format> Source for Quantized<T> {
     #[inline(always)]
-    unsafe fn walk<K: Kernel>(panel: *const u8, from: usize, to: usize, sink: &mut impl Sink<K>) {
+    unsafe fn walk<K: Computed>(panel: *const u8, from: usize, to: usize, sink: &mut impl Sink<K>) {
         let s = T::SCHEME;
         // SAFETY: blocks, sub-blocks and chunks follow one another as `scheme.rs` lays them out, and the panel has
         // all of them up to `to`.
@@ -191,8 +184,8 @@ impl<T: Format> Source for Quantized<T> {
                 let mut sub = head.add(s.head_bytes());
                 let block_end = k + s.block;
                 while k < block_end {
-                    let (d, m) = column_scales::<K::L, T>(head, sub);
-                    let scales = Scales { scale: spread::<K>(d), min: spread::<K>(m) };
+                    let (scale, min) = column_scales::<K::L, T>(head, sub);
+                    let scales = Scales { scale, min };
                     let low = sub.add(s.scale_bytes());
                     let high = low.add(s.low_bytes());
                     let mut c = 0;

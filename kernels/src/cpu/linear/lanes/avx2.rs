@@ -104,15 +104,6 @@ impl Lanes for Avx2 {
         // SAFETY: see above.
         unsafe { both!(I => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8 * I).cast())))) }
     }
-    #[inline(always)]
-    unsafe fn twice(v: Self::F, half: usize) -> Self::F {
-        // SAFETY: see above.
-        unsafe {
-            let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-            let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
-            [_mm256_permutevar8x32_ps(v[half], low), _mm256_permutevar8x32_ps(v[half], high)]
-        }
-    }
 
     #[inline(always)]
     unsafe fn load_u32(p: *const u8) -> Self::U {

@@ -79,14 +79,6 @@ impl Lanes for Avx512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
     }
-    #[inline(always)]
-    unsafe fn twice(v: Self::F, half: usize) -> Self::F {
-        // SAFETY: see above.
-        unsafe {
-            let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-            _mm512_permutexvar_ps(_mm512_add_epi32(low, _mm512_set1_epi32(8 * half as i32)), v)
-        }
-    }
 
     #[inline(always)]
     unsafe fn load_u32(p: *const u8) -> Self::U {

@@ -48,8 +48,6 @@ pub(super) trait Lanes: Copy {
     unsafe fn from_u8(p: *const u8) -> Self::F;
     /// Sixteen `i8`.
     unsafe fn from_i8(p: *const u8) -> Self::F;
-    /// Lanes `8 * half .. 8 * half + 8`, each twice.
-    unsafe fn twice(v: Self::F, half: usize) -> Self::F;
 
     /// Sixteen `u32` (64 bytes).
     unsafe fn load_u32(p: *const u8) -> Self::U;

@@ -74,10 +74,6 @@ impl Lanes for Portable {
         // SAFETY: 16 readable bytes, as `Lanes::from_i8` demands.
         unsafe { read::<i8>(p) }.map(f32::from)
     }
-    #[inline(always)]
-    unsafe fn twice(v: Self::F, half: usize) -> Self::F {
-        from_fn(|i| v[8 * half + i / 2])
-    }
 
     #[inline(always)]
     unsafe fn load_u32(p: *const u8) -> Self::U {
