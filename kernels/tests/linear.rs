@@ -325,7 +325,9 @@ fn bits_do_not_depend_on_the_batch_or_the_threads() {
                     assert!(same, "{} {dtype:?} {level:?}: rows {first}.. of {m}", format.name());
                 };
                 for threads in &both {
-                    for (first, m) in [(0, 1), (137, 1), (300, 1), (150, 2), (3, 8), (270, 18), (1, 64), (0, 301)] {
+                    for (first, m) in
+                        [(0, 1), (137, 1), (300, 1), (150, 2), (40, 3), (41, 4), (3, 8), (270, 18), (1, 64), (0, 301)]
+                    {
                         expect(first, m, &product(&x[first * cols..(first + m) * cols], m, &w, threads));
                     }
                 }

@@ -51,6 +51,8 @@ pub(super) trait Product {
     const IN_MEMORY: bool;
     /// Whether a tile spans all 64 columns or 16 of them.
     const WIDE: bool;
+    /// For how many rows, at most 4, decoding and product are fused.
+    const FUSED: usize = if Self::WIDE { 4 } else { 1 };
 
     /// Turns the `n` activations of a row into words, padded with zeros, and the words on the side that follow them.
     unsafe fn convert(x: *const f32, n: usize, words: *mut u32);
@@ -190,56 +192,6 @@ pub(super) unsafe fn decode<P: Product, T: Format>(panel: *const u8, from: usize
     }
 }
 
-/// Multiplies sub-blocks with one row.
-struct Dot<P: Product, T> {
-    x: *const u32,
-    sides: *const u32,
-    table: P::Table,
-    acc: [<P::L as Lanes>::F; 4],
-    format: PhantomData<T>,
-}
-
-impl<P: Product, T: Format> Visit<P> for Dot<P, T> {
-    #[inline(always)]
-    unsafe fn sub(&mut self, k: usize, sub: Sub<P::L>) {
-        let s = T::SCHEME;
-        // SAFETY: `dot` demands that there are words for every weight.
-        unsafe {
-            let x = self.x.add(k / P::STEP);
-            let (side, index) = (self.sides.add(k / UNIT * P::SIDE), k % UNIT / s.sub);
-            let mut sums = [P::start::<T>(side, index); 4];
-            let (low, high) = plane_bytes::<P>(s);
-            for step in 0..s.sub / P::STEP {
-                let codes = P::codes::<T>(sub.low.add(low * step), sub.high.add(high * step), self.table);
-                for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                    *sum = P::mac(*sum, codes, *x.add(step));
-                }
-            }
-            for (v, acc) in self.acc.iter_mut().enumerate() {
-                *acc = P::finish::<T>(*acc, sums[v], sub.scale[v], sub.min[v], side, index);
-            }
-        }
-    }
-}
-
-/// One row times a whole panel: the weights go through registers only.
-///
-/// # Safety
-/// As for [`walk`] from 0 to `k`; `x` has words for `k` activations, and those on the side after them; `target` has room
-/// for one row.
-#[inline(always)]
-pub(super) unsafe fn dot<P: Product, T: Format>(panel: *const u8, k: usize, x: *const u32, target: Target) {
-    // SAFETY: forwarded.
-    unsafe {
-        let (acc, sides) = ([P::L::splat(0.0); 4], x.add(k / P::STEP));
-        let mut visit = Dot::<P, T> { x, sides, table: P::table::<T>(), acc, format: PhantomData };
-        walk::<P, T>(panel, 0, k, &mut visit);
-        for (v, &acc) in visit.acc.iter().enumerate() {
-            target.finish::<P::L>(0, 16 * v, acc);
-        }
-    }
-}
-
 /// The statement for each of the numbers that is below `$n`, as constant `$i`. A loop would be unrolled too late for the
 /// arrays that it indexes to be kept in registers.
 macro_rules! unrolled {
@@ -253,6 +205,81 @@ macro_rules! unrolled {
             })*
         }
     };
+}
+
+/// Multiplies sub-blocks with a few rows.
+struct Dot<P: Product, T, const ROWS: usize> {
+    x: Rows,
+    table: P::Table,
+    acc: [[<P::L as Lanes>::F; 4]; ROWS],
+    format: PhantomData<T>,
+}
+
+impl<P: Product, T: Format, const ROWS: usize> Visit<P> for Dot<P, T, ROWS> {
+    #[inline(always)]
+    unsafe fn sub(&mut self, k: usize, sub: Sub<P::L>) {
+        let s = T::SCHEME;
+        // SAFETY: `dot` demands that every row has words for every weight.
+        unsafe {
+            let x = self.x.words.add(k / P::STEP);
+            let (side, index) = (self.x.sides.add(k / UNIT * P::SIDE), k % UNIT / s.sub);
+            let mut sums = [[P::start::<T>(side, index); 4]; ROWS];
+            unrolled!(R < ROWS, [1 2 3] => sums[R] = [P::start::<T>(side.add(R * self.x.stride), index); 4]);
+            let (low, high) = plane_bytes::<P>(s);
+            for step in 0..s.sub / P::STEP {
+                let codes = P::codes::<T>(sub.low.add(low * step), sub.high.add(high * step), self.table);
+                unrolled!(R < ROWS, [0 1 2 3] => {
+                    let x = *x.add(R * self.x.stride + step);
+                    unrolled!(V < 4, [0 1 2 3] => sums[R][V] = P::mac(sums[R][V], codes[V], x));
+                });
+            }
+            unrolled!(R < ROWS, [0 1 2 3] => {
+                let side = side.add(R * self.x.stride);
+                unrolled!(V < 4, [0 1 2 3] => {
+                    let acc = self.acc[R][V];
+                    self.acc[R][V] = P::finish::<T>(acc, sums[R][V], sub.scale[V], sub.min[V], side, index);
+                });
+            });
+        }
+    }
+}
+
+/// `ROWS` rows times a whole panel: the weights go through registers only.
+///
+/// # Safety
+/// As for [`dot`].
+#[inline(always)]
+unsafe fn few<P: Product, T: Format, const ROWS: usize>(panel: *const u8, k: usize, x: Rows, target: Target) {
+    // SAFETY: forwarded.
+    unsafe {
+        let acc = [[P::L::splat(0.0); 4]; ROWS];
+        let mut visit = Dot::<P, T, ROWS> { x, table: P::table::<T>(), acc, format: PhantomData };
+        walk::<P, T>(panel, 0, k, &mut visit);
+        let done = visit.acc;
+        for (r, done) in done.iter().enumerate() {
+            for (v, &done) in done.iter().enumerate() {
+                target.finish::<P::L>(r, 16 * v, done);
+            }
+        }
+    }
+}
+
+/// `rows` rows, at most [`Product::FUSED`], times a whole panel.
+///
+/// # Safety
+/// As for [`walk`] from 0 to `k`; every row of `x` has words for `k` activations; `target` has room for `rows` rows.
+#[inline(always)]
+pub(super) unsafe fn dot<P: Product, T: Format>(panel: *const u8, k: usize, x: Rows, rows: usize, target: Target) {
+    debug_assert!((1..=P::FUSED).contains(&rows));
+    // SAFETY: forwarded.
+    unsafe {
+        match rows {
+            4 if P::FUSED >= 4 => few::<P, T, 4>(panel, k, x, target),
+            3 if P::FUSED >= 3 => few::<P, T, 3>(panel, k, x, target),
+            2 if P::FUSED >= 2 => few::<P, T, 2>(panel, k, x, target),
+            _ => few::<P, T, 1>(panel, k, x, target),
+        }
+    }
 }
 
 /// `ROWS` rows times `16 * VECTORS` columns from `col` on.

@@ -17,7 +17,7 @@ pub(super) type Convert = unsafe fn(*const f32, usize, *mut u32);
 /// [`kernel::decode`] or [`blocks::decode`].
 pub(super) type Decode = unsafe fn(*const u8, usize, usize, *mut u8);
 /// [`kernel::dot`] or [`blocks::dot`].
-pub(super) type Dot = unsafe fn(*const u8, usize, *const u32, Target);
+pub(super) type Dot = unsafe fn(*const u8, usize, Rows, usize, Target);
 
 /// The functions of one storage on one instruction set.
 ///
@@ -29,12 +29,14 @@ pub(super) struct Functions {
     pub convert: Convert,
     /// Many rows times decoded weights.
     pub dense: Dense,
-    /// Decoding of a panel, and one row times a panel; `None` where the panel already consists of decoded weights.
+    /// Decoding of a panel, and up to `fused` rows times a panel; `None` where the panel already consists of decoded weights.
     pub source: Option<(Decode, Dot)>,
     /// Bytes of decoded weights of a panel per `k`.
     pub bytes_per_k: usize,
     /// Whether the kernels are those of `blocks.rs`.
     pub in_blocks: bool,
+    /// For how many rows decoding and product are fused.
+    pub fused: usize,
 }
 
 /// How activations are converted.
@@ -118,7 +120,13 @@ macro_rules! isa {
                 /// # Safety
                 /// As for [`kernel::dot`].
                 $(#[$features])?
-                unsafe fn dot<K: Computed, S: Source>(panel: *const u8, k: usize, x: *const u32, target: Target) {
+                unsafe fn dot<K: Computed, S: Source>(
+                    panel: *const u8,
+                    k: usize,
+                    x: Rows,
+                    _: usize,
+                    target: Target,
+                ) {
                     // SAFETY: forwarded.
                     unsafe { kernel::dot::<K, S>(panel, k, x, target) }
                 }
@@ -155,9 +163,15 @@ macro_rules! isa {
                 /// # Safety
                 /// As for [`blocks::dot`].
                 $(#[$features])?
-                unsafe fn dot<P: Product, T: Format>(panel: *const u8, k: usize, x: *const u32, target: Target) {
+                unsafe fn dot<P: Product, T: Format>(
+                    panel: *const u8,
+                    k: usize,
+                    x: Rows,
+                    rows: usize,
+                    target: Target,
+                ) {
                     // SAFETY: forwarded.
-                    unsafe { blocks::dot::<P, T>(panel, k, x, target) }
+                    unsafe { blocks::dot::<P, T>(panel, k, x, rows, target) }
                 }
                 Functions {
                     convert: convert::<P>,
@@ -165,6 +179,7 @@ macro_rules! isa {
                     source: Some((decode::<P, T>, dot::<P, T>)),
                     bytes_per_k: blocks::bytes_per_k::<P>(T::SCHEME),
                     in_blocks: true,
+                    fused: P::FUSED,
                 }
             }
         }
@@ -228,7 +243,14 @@ fn floats<I: Isa, K: Computed>(storage: Storage) -> Functions {
         Storage::F16 => Some(I::source::<K, Halves<false>>()),
         Storage::Quantized(format) => Some(by_format!(format, T => I::source::<K, Quantized<T>>())),
     };
-    Functions { convert: I::convert::<K>(), dense: I::dense::<K>(), source, bytes_per_k: STEP_BYTES, in_blocks: false }
+    Functions {
+        convert: I::convert::<K>(),
+        dense: I::dense::<K>(),
+        source,
+        bytes_per_k: STEP_BYTES,
+        in_blocks: false,
+        fused: 1,
+    }
 }
 
 /// The functions for products of blocks with a quantised `storage` on instruction set `I`.
@@ -258,6 +280,7 @@ fn pairs<I: Isa>(storage: Storage) -> Functions {
             source: None,
             bytes_per_k: STEP_BYTES / 2,
             in_blocks: false,
+            fused: 1,
         },
         Storage::Bf16 | Storage::F16 => unreachable!("packed as steps"),
     }

@@ -405,10 +405,10 @@ impl<K: Computed> Sink<K> for Dot<<K::L as Lanes>::F> {
 /// # Safety
 /// As for [`Source::walk`] from 0 to `k`; `x` has a word for every step; `target` has room for one row.
 #[inline(always)]
-pub(super) unsafe fn dot<K: Computed, S: Source>(panel: *const u8, k: usize, x: *const u32, target: Target) {
+pub(super) unsafe fn dot<K: Computed, S: Source>(panel: *const u8, k: usize, x: Rows, target: Target) {
     // SAFETY: forwarded.
     unsafe {
-        let mut sink = Dot { x, acc: [K::L::splat(0.0); 4] };
+        let mut sink = Dot { x: x.words, acc: [K::L::splat(0.0); 4] };
         S::walk::<K>(panel, 0, k, &mut sink);
         for (v, &acc) in sink.acc.iter().enumerate() {
             target.finish::<K::L>(0, 16 * v, acc);

@@ -194,17 +194,18 @@ unsafe fn whole_panel(
     let functions = panel.segment.functions;
     let data = panel.segment.panel(panel.index).as_ptr();
     let k = w.cols.next_multiple_of(w.words.pad);
+    let (words, stride) = w.words.of(w.cols);
     if let Some((_, dot)) = functions.source
-        && rows == 1
+        && rows <= functions.fused
     {
-        // SAFETY: the panel holds `k` weights per column and the instruction set was checked when it was packed.
-        return unsafe { dot(data, k, x, target) };
+        // SAFETY: the panel holds `k` weights per column, every row has words for `k` activations, and the instruction
+        // set was checked when the panel was packed.
+        return unsafe { dot(data, k, Rows { words: x, sides: x.add(words), stride }, rows, target) };
     }
     let block = if rows <= FEW_ROWS || functions.in_blocks { SMALL_BLOCK } else { BLOCK_STEPS * w.words.step };
     let lines = (block * functions.bytes_per_k).div_ceil(64);
     scratch.decoded.resize(scratch.decoded.len().max(lines), Line::ZERO);
     scratch.partial.resize(scratch.partial.len().max(rows * PANEL), 0.0);
-    let (words, stride) = w.words.of(w.cols);
     let mut from = 0;
     loop {
         let n = block.min(k - from);
