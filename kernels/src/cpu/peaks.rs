@@ -114,33 +114,6 @@ fn loops(level: SimdLevel) -> Loops {
     }
 }
 
-/// How far ahead of the reads of a stream its lines are requested, in words.
-const PREFETCH_AHEAD: usize = 256;
-
-/// Exclusive or of all words: four streams with prefetches, because the hardware alone stops at the ends of pages.
-#[inline(always)]
-fn fold(data: &[u64]) -> u64 {
-    let (quarters, _) = data.as_chunks::<32>();
-    let (a, rest) = quarters.split_at(quarters.len() / 4);
-    let (b, rest) = rest.split_at(a.len());
-    let (c, d) = rest.split_at(a.len());
-    let mut sums = [[0_u64; 32]; 4];
-    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-        for (sums, line) in sums.iter_mut().zip([a, b, c, d]) {
-            for i in 0..32 {
-                #[cfg(target_arch = "x86_64")]
-                if i % 8 == 0 {
-                    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                    // SAFETY: every x86-64 has it, and a prefetch may name any address.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(PREFETCH_AHEAD + i).cast()) };
-                }
-                sums[i] ^= line[i];
-            }
-        }
-    }
-    sums.as_flattened().iter().fold(0, |a, b| a ^ b)
-}
-
 mod portable {
     use std::hint::black_box;
 
@@ -170,7 +143,13 @@ mod portable {
     }
 
     pub(super) fn read(data: &[u64]) -> u64 {
-        super::fold(data)
+        let mut sums = [0; 16];
+        for line in data.as_chunks::<16>().0 {
+            for i in 0..16 {
+                sums[i] ^= line[i];
+            }
+        }
+        sums.iter().fold(0, |a, b| a ^ b)
     }
 }
 
@@ -178,7 +157,7 @@ mod portable {
 mod x86 {
     use std::{arch::x86_64::*, hint::black_box};
 
-    use super::{Loops, ROUNDS, fold};
+    use super::{Loops, ROUNDS};
 
     /// A loop over `$chains` accumulators, as a function with the target features.
     macro_rules! arithmetic {
@@ -197,11 +176,33 @@ mod x86 {
         };
     }
 
+    /// Reads in four streams with prefetches, because the hardware alone stops at the ends of pages.
     macro_rules! read {
-        ($name:ident, $features:literal) => {
+        ($name:ident, $features:literal, $vector:ty, $load:ident, $xor:ident, $zero:ident) => {
             #[target_feature(enable = $features)]
             fn $name(data: &[u64]) -> u64 {
-                fold(data)
+                const LINE: usize = 64 / size_of::<$vector>();
+                /// Lines between a read and its request.
+                const AHEAD: usize = 32;
+                let lines = data.len() / 8 / 4;
+                let start = data.as_ptr().cast::<$vector>();
+                let mut sums = [[$zero(); LINE]; 4];
+                for line in 0..lines {
+                    for stream in 0..4 {
+                        for part in 0..LINE {
+                            let p = start.wrapping_add((stream * lines + line) * LINE + part);
+                            // SAFETY: lines of the quarters of `data`, in any alignment; a prefetch may name any address.
+                            unsafe {
+                                if part == 0 {
+                                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD * LINE).cast());
+                                }
+                                sums[stream][part] = $xor(sums[stream][part], $load(p.cast()));
+                            }
+                        }
+                    }
+                }
+                black_box(sums);
+                lines as u64
             }
         };
     }
@@ -224,8 +225,8 @@ mod x86 {
     arithmetic!(int8_vnni, "avx512f,avx512vnni", 16, _mm512_setzero_si512(), |acc, x| {
         _mm512_dpbusd_epi32(*acc, x, x)
     });
-    read!(read_avx2, "avx2");
-    read!(read_avx512, "avx512f");
+    read!(read_avx2, "avx2", __m256i, _mm256_loadu_si256, _mm256_xor_si256, _mm256_setzero_si256);
+    read!(read_avx512, "avx512f", __m512i, _mm512_loadu_si512, _mm512_xor_si512, _mm512_setzero_si512);
 
     /// Twice the multiplications: `lanes` of each of the accumulators.
     const fn ops(chains: usize, lanes: usize) -> usize {

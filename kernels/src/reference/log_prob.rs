@@ -21,8 +21,9 @@ pub fn model_shapes(w: &Workload<'_>) -> Vec<Shape> {
 /// Few tokens, or more than one chunk of the vocabulary.
 pub fn random_shape(rng: &mut Rng) -> Shape {
     let cols = if rng.below(2) == 0 { 1 + rng.below(100) } else { 4000 + rng.below(500) };
-    let format = rng.pick(&[WeightFormat::F32, WeightFormat::Bf16]);
-    Shape::Matrix { rows: rng.below(6), inner: 1 + rng.below(40), cols, format }
+    let format = rng.pick(&[WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Q4_1, WeightFormat::Q8_0]);
+    let inner = if format.is_quantized() { format.block_len() * (1 + rng.below(3)) } else { 1 + rng.below(40) };
+    Shape::Matrix { rows: rng.below(6), inner, cols, format }
 }
 
 /// The product with the head, then a pass over the logits.
@@ -32,6 +33,11 @@ pub fn cost<B: Backend>(shape: &Shape, dtype: Dtype) -> Cost {
     let logits = (rows * cols) as f64;
     // The logits stay on the chip.
     Cost { bytes: product.bytes - 8.0 * logits, flops: product.flops, unit: Unit::of_products(dtype) }
+}
+
+/// Quantised weights may be rounded to bf16 or not: the reference takes them as they are.
+pub fn tolerance(shape: &Shape, dtype: Dtype) -> f64 {
+    if dtype == Dtype::Bf16 && matrix_of(shape).3.is_quantized() { 1e-2 } else { 1e-5 }
 }
 
 /// A random LM head and hidden states, and the `f64` logits of any row.
@@ -81,6 +87,9 @@ impl Vocabulary {
             let view = WeightView { data: view.row(col), rows: 1, ..view };
             match dtype {
                 Dtype::Int8 => hidden.iter().zip(int8::weights(&view)).map(|(x, w)| x * f64::from(w)).sum(),
+                _ if view.format.is_quantized() => {
+                    hidden.iter().zip(dequantize(&view)).map(|(x, w)| x * f64::from(w)).sum()
+                }
                 _ => hidden.iter().zip(dequantize(&view)).map(|(x, w)| x * rounded(w, dtype)).sum(),
             }
         };
@@ -96,7 +105,7 @@ pub fn op<B: Backend>() -> Op<B> {
         random_shape,
         streams: true,
         cost: cost::<B>,
-        tolerance: |_, _| 1e-5,
+        tolerance,
         trial: |backend, shape, seed, copies| {
             let (rows, _, cols, _) = matrix_of(shape);
             let mut rng = Rng(seed);

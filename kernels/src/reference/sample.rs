@@ -46,7 +46,7 @@ pub fn op<B: Backend>() -> Op<B> {
         random_shape: super::log_prob::random_shape,
         streams: true,
         cost: super::log_prob::cost::<B>,
-        tolerance: |_, _| 1e-5,
+        tolerance: super::log_prob::tolerance,
         trial: |backend, shape, seed, copies| {
             let (rows, ..) = matrix_of(shape);
             let mut rng = Rng(seed);
