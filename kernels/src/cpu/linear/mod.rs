@@ -26,12 +26,14 @@ mod product;
 mod quads;
 mod scheme;
 mod source;
+mod store;
 
 use std::ops::Range;
 
 use self::isa::{Functions, Storage, Words};
-use self::pack::{Layout, Line};
+use self::pack::Layout;
 use self::scheme::PANEL;
+use self::store::Store;
 use super::{SimdLevel, Threads};
 use crate::{Dtype, Error, Result, WeightView};
 
@@ -44,12 +46,12 @@ struct Segment {
     /// Rows of the part.
     rows: usize,
     panel_bytes: usize,
-    data: Vec<Line>,
+    data: Store,
 }
 
 impl Segment {
     fn panel(&self, panel: usize) -> &[u8] {
-        &pack::bytes(&self.data)[panel * self.panel_bytes..(panel + 1) * self.panel_bytes]
+        &self.data.bytes()[panel * self.panel_bytes..(panel + 1) * self.panel_bytes]
     }
 }
 
@@ -103,7 +105,7 @@ impl PackedWeight {
                 first: rows,
                 rows: part.rows,
                 panel_bytes: layout.panel_bytes(cols),
-                data: layout.pack(&part, threads),
+                data: layout.pack(&part, threads)?,
             });
             rows += part.rows;
         }
@@ -122,7 +124,7 @@ impl PackedWeight {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.data.len() * 64).sum()
+        self.segments.iter().map(|s| s.data.bytes().len()).sum()
     }
 
     /// Writes the weights of row `row`, exactly dequantised, to `out`. `out: [cols]`

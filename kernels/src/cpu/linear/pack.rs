@@ -3,28 +3,8 @@
 use half::{bf16, f16};
 
 use super::scheme::{PANEL, Scheme};
-use crate::{Dtype, WeightFormat, WeightView, cpu::Threads};
-
-/// A cache line: the unit of allocation, so that panels are aligned.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line([u8; 64]);
-
-impl Line {
-    /// All bytes zero.
-    pub const ZERO: Self = Self([0; 64]);
-}
-
-/// The bytes of `lines`.
-pub(super) fn bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: a `Line` is 64 plain bytes without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
-}
-
-fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: a `Line` is 64 plain bytes without padding, and any bytes are a valid `Line`.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
-}
+use super::store::Store;
+use crate::{Dtype, Result, WeightFormat, WeightView, cpu::Threads};
 
 /// How the weights of a segment lie in its panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,17 +48,18 @@ impl Layout {
     }
 
     /// Packs all rows of `view`, the last panel padded with zero rows.
-    pub fn pack(self, view: &WeightView<'_>, threads: &Threads) -> Vec<Line> {
-        let lines = self.panel_bytes(view.cols) / 64;
-        let mut data = vec![Line::ZERO; lines * view.rows.div_ceil(PANEL)];
-        if lines > 0 {
-            threads.for_each_part(&mut data, lines, |p, panel| {
-                let first = p * PANEL;
-                let rows = PANEL.min(view.rows - first);
-                self.pack_panel(view, first, rows, bytes_mut(panel));
-            });
-        }
-        data
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn pack(self, view: &WeightView<'_>, threads: &Threads) -> Result<Store> {
+        let panel_bytes = self.panel_bytes(view.cols);
+        let mut data = Store::zeroed(panel_bytes * view.rows.div_ceil(PANEL))?;
+        threads.for_each_part(data.bytes_mut(), panel_bytes, |p, panel| {
+            let first = p * PANEL;
+            let rows = PANEL.min(view.rows - first);
+            self.pack_panel(view, first, rows, panel);
+        });
+        Ok(data)
     }
 
     fn pack_panel(self, view: &WeightView<'_>, first: usize, rows: usize, panel: &mut [u8]) {

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::kernel::{Rows, Target};
-use super::pack::Line;
 use super::scheme::PANEL;
 use super::{PackedWeight, Segment, blocks};
 use crate::cpu::Threads;
@@ -19,6 +18,11 @@ const SMALL_BLOCK: usize = 256;
 const FEW_ROWS: usize = 12;
 /// Most rows of one task.
 const TASK_ROWS: usize = 480;
+
+/// A cache line, so that buffers of them are aligned.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
 
 /// Buffers that a thread keeps between calls.
 #[derive(Default)]
@@ -204,7 +208,7 @@ unsafe fn whole_panel(
     }
     let block = if rows <= FEW_ROWS || functions.in_blocks { SMALL_BLOCK } else { BLOCK_STEPS * w.words.step };
     let lines = (block * functions.bytes_per_k).div_ceil(64);
-    scratch.decoded.resize(scratch.decoded.len().max(lines), Line::ZERO);
+    scratch.decoded.resize(scratch.decoded.len().max(lines), Line([0; 64]));
     scratch.partial.resize(scratch.partial.len().max(rows * PANEL), 0.0);
     let mut from = 0;
     loop {
