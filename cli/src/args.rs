@@ -257,7 +257,7 @@ pub struct RunArgs {
     #[arg(short, long, visible_alias = "resume", value_name = "YYYYmmdd_HHMMSS", num_args = 0..=1,
           default_missing_value = "latest")]
     pub reuse: Option<String>,
-    /// Build and count every prompt, then stop; needs the model's tokenizer only, and writes nothing
+    /// Build and count every prompt, then stop: nothing is computed or written
     #[arg(long)]
     pub dry_run: bool,
     /// `False` leaves the details of each question out of the results files
