@@ -1,6 +1,6 @@
 //! The same bits for a question whatever the batch size, order, prefix cache, chunking, threads or stops in between.
 //!
-//! Prompts with three shared beginnings, two families and both dtypes, on the real scheduler: generations (tokens, text,
+//! Prompts with three shared beginnings, two families and every dtype, on the real scheduler: generations (tokens, text,
 //! log-probabilities) and scores are compared as bytes with those of one request at a time, cold, in one piece.
 
 use oc_engine::{Dtype, Engine, EngineOptions, Output, Request, SamplingParams, Score, ScoreRequest};
@@ -159,6 +159,17 @@ fn llama_quantised_bf16() {
 #[test]
 fn qwen2_bf16() {
     check("qwen2-mixed", Dtype::Bf16);
+}
+
+#[test]
+fn qwen2_int8() {
+    check("qwen2-mixed", Dtype::Int8);
+}
+
+/// bf16 weights, which are quantised for 8-bit products.
+#[test]
+fn llama_tied_int8() {
+    check("llama-tied", Dtype::Int8);
 }
 
 /// A pool that holds only a few sequences: pages are evicted and prompts wait, and still no bit changes.
