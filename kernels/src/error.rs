@@ -34,6 +34,14 @@ pub enum Error {
         /// The row.
         row: usize,
     },
+    /// The device refused or failed: a launch, a copy, a kernel that does not load.
+    #[error("{device}: {message}")]
+    Device {
+        /// Name of the device.
+        device: String,
+        /// What happened, where, and what to do where something can be done.
+        message: String,
+    },
     /// An allocation failed or would exceed the device's memory.
     #[error("{what} needs {bytes} bytes, which cannot be allocated on {device}")]
     OutOfMemory {

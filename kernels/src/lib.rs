@@ -8,6 +8,7 @@
 mod backend;
 pub mod bench;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod ops;
 pub mod reference;
