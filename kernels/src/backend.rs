@@ -18,6 +18,8 @@ pub enum Dtype {
     /// weights (float weights are quantised too), `i32` sums within a block and `f32` sums over blocks; see
     /// [`crate::reference::int8`]. Everything else as `Bf16`.
     Int8,
+    /// As `Bf16`, with IEEE half precision; on CUDA only.
+    F16,
 }
 
 impl Dtype {
@@ -27,6 +29,46 @@ impl Dtype {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+/// What a backend keeps activations in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// `f32`
+    F32,
+    /// bfloat16
+    Bf16,
+    /// IEEE half precision
+    F16,
+}
+
+impl Storage {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+
+    /// The nearest number that can be stored, ties to even.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => half::bf16::from_f32(x).to_f32(),
+            Self::F16 => half::f16::from_f32(x).to_f32(),
+        }
+    }
+
+    /// Largest relative error of [`Storage::round`] for numbers of ordinary size.
+    pub const fn half_ulp(self) -> f64 {
+        match self {
+            Self::F32 => 1.0 / (1_u64 << 24) as f64,
+            Self::Bf16 => 1.0 / (1_u64 << 8) as f64,
+            Self::F16 => 1.0 / (1_u64 << 11) as f64,
         }
     }
 }
@@ -40,6 +82,8 @@ pub struct DeviceInfo {
     pub kind: String,
     /// What is computed with.
     pub dtype: Dtype,
+    /// What activations are kept in: every operation rounds its output to it.
+    pub storage: Storage,
 }
 
 /// Geometry of the paged KV cache: one pool for all layers, allocated once.
@@ -69,6 +113,10 @@ pub const NO_SLOT: u32 = u32::MAX;
 pub struct PagedBatch {
     /// Absolute position of each row. `[num_tokens]`
     pub positions: Vec<u32>,
+    /// Row of the rotary table that turns each row: its position, unless the scaling depends on the length of the
+    /// sequence (dynamic NTK), where each such sequence has a table of its own behind the common one. Empty means
+    /// `positions`. `[num_tokens]`
+    pub rotary_rows: Vec<u32>,
     /// Where each row's key and value go: `page * PAGE_SIZE + offset`, or [`NO_SLOT`]. `[num_tokens]`
     pub slot_mapping: Vec<u32>,
     /// Row offsets of the sequences. `[num_seqs + 1]`
@@ -79,6 +127,9 @@ pub struct PagedBatch {
     pub block_table: Vec<u32>,
     /// Entries per sequence in `block_table`.
     pub block_table_stride: usize,
+    /// Whether a sequence's one row is a generated token rather than a chunk of a prompt. A backend may compute the two in
+    /// different orders, so a token keeps its role for life. Empty means all are prompts. `[num_seqs]`
+    pub generated: Vec<bool>,
 }
 
 impl PagedBatch {
@@ -104,6 +155,12 @@ impl PagedBatch {
         if self.slot_mapping.len() != tokens {
             return shape("batch: slot_mapping", format!("[{}]", self.slot_mapping.len()), format!("[{tokens}]"));
         }
+        if !self.rotary_rows.is_empty() && self.rotary_rows.len() != tokens {
+            return shape("batch: rotary_rows", format!("[{}]", self.rotary_rows.len()), format!("[{tokens}] or none"));
+        }
+        if !self.generated.is_empty() && self.generated.len() != seqs {
+            return shape("batch: generated", format!("[{}]", self.generated.len()), format!("[{seqs}] or none"));
+        }
         if self.cu_seqlens_q.len() != seqs + 1 {
             return shape("batch: cu_seqlens_q", format!("[{}]", self.cu_seqlens_q.len()), format!("[{}]", seqs + 1));
         }
@@ -121,6 +178,10 @@ impl PagedBatch {
             if start > end || end as usize > tokens || end - start > context {
                 let wanted = format!("rows in order, at most the context of {context}");
                 return shape("batch: cu_seqlens_q", format!("rows {start}..{end} of sequence {seq}"), wanted);
+            }
+            if self.is_generated(seq) && end - start != 1 {
+                let found = format!("{} rows of sequence {seq}", end - start);
+                return shape("batch: generated", found, "one generated token".into());
             }
             if (context as usize).div_ceil(PAGE_SIZE) > self.block_table_stride {
                 let wanted = format!("pages for a context of {context} (sequence {seq})");
@@ -141,6 +202,16 @@ impl PagedBatch {
             Some(slot) => Err(Error::Index { what: "batch: slot_mapping", index: *slot as usize, len: slots }),
             None => Ok(()),
         }
+    }
+
+    /// Row of the rotary table for each row.
+    pub fn rotary_rows(&self) -> &[u32] {
+        if self.rotary_rows.is_empty() { &self.positions } else { &self.rotary_rows }
+    }
+
+    /// Whether sequence `seq` is one generated token.
+    pub fn is_generated(&self, seq: usize) -> bool {
+        self.generated.get(seq).copied().unwrap_or(false)
     }
 
     /// Page ids of sequence `seq`, enough for its context.
@@ -171,6 +242,15 @@ impl Heads {
     pub const fn q_cols(&self) -> usize {
         self.num_heads * self.head_dim
     }
+}
+
+/// What a linear layer does with its products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// `out = y`
+    Store,
+    /// `out += y`: the residual stream.
+    Accumulate,
 }
 
 /// How the next token of one row is chosen.
@@ -224,6 +304,8 @@ pub trait Backend: Send + Sync {
     type Weight: Send + Sync;
     /// The paged key/value pool of all layers.
     type KvCache: Send + Sync;
+    /// A [`PagedBatch`] where the operations of all layers find it, with what follows from it and the heads.
+    type Batch: Send + Sync;
 
     /// What this backend is.
     fn info(&self) -> DeviceInfo;
@@ -244,6 +326,8 @@ pub trait Backend: Send + Sync {
     fn kv_cache(&self, layout: KvLayout) -> Result<Self::KvCache>;
     /// Bytes of KV per page over all layers.
     fn kv_page_bytes(&self, layout: KvLayout) -> usize;
+    /// Checks and uploads a batch, once for all layers, whose heads are the same.
+    fn batch(&self, batch: &PagedBatch, heads: Heads, kv: &Self::KvCache) -> Result<Self::Batch>;
 
     /// `out[r] = table[ids[r]]`. `out: [ids.len(), table.cols]`
     fn embedding(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
@@ -251,13 +335,13 @@ pub trait Backend: Send + Sync {
     fn gather_rows(&self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467).
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
-    /// `out = x · wᵀ + bias`, or `out += x · wᵀ + bias` with `accumulate` (the residual stream).
+    /// `y = x · wᵀ + bias`, then what `epilogue` says.
     fn linear(
         &self,
         x: &Self::Tensor,
         w: &Self::Weight,
         bias: Option<&Self::Tensor>,
-        accumulate: bool,
+        epilogue: Epilogue,
         out: &mut Self::Tensor,
     ) -> Result<()>;
     /// Cosines and sines of `position * inv_freq`, scaled by `factor`, for positions `0..max_positions`.
@@ -269,19 +353,16 @@ pub trait Backend: Send + Sync {
         &self,
         qkv: &mut Self::Tensor,
         table: &Self::Tensor,
-        heads: Heads,
-        batch: &PagedBatch,
+        batch: &Self::Batch,
         layer: usize,
         kv: &mut Self::KvCache,
     ) -> Result<()>;
     /// Causal attention of every row over its sequence's pages, `softmax(q·kᵀ * scale)·v`, grouped-query.
     /// `out: [num_tokens, num_heads * head_dim]`
-    #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
         qkv: &Self::Tensor,
-        heads: Heads,
-        batch: &PagedBatch,
+        batch: &Self::Batch,
         layer: usize,
         kv: &Self::KvCache,
         scale: f32,

@@ -179,7 +179,7 @@ fn row<B: Backend>(
     let mut trial = (op.trial)(backend, shape, 1, copies)?;
     let error = trial.error()?;
     let seconds = best_seconds(time, copies, &mut |copy| trial.run(copy))?;
-    let tolerance = (op.tolerance)(shape, dtype);
+    let tolerance = op.tolerance_on(backend, shape);
     Ok(BenchRow {
         op: op.name,
         model,

@@ -15,7 +15,8 @@ pub mod reference;
 mod weight;
 
 pub use backend::{
-    Backend, DeviceInfo, Dtype, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Sampled, Sampling, TokenLogProb,
+    Backend, DeviceInfo, Dtype, Epilogue, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Sampled, Sampling, Storage,
+    TokenLogProb,
 };
 pub use error::{Error, Result};
 pub use weight::{WeightFormat, WeightView};

@@ -3,7 +3,7 @@
 //! A row says which problems to try, what they cost at least, and how to run and check one on any [`Backend`]. The
 //! reference of an operation, and its row, live in `reference/<op>.rs`.
 
-use crate::{Backend, Dtype, Heads, Result, WeightFormat, reference};
+use crate::{Backend, DeviceInfo, Dtype, Heads, Result, Storage, WeightFormat, reference};
 
 /// One operation. `B` is the backend it is tried on.
 pub struct Op<B: Backend> {
@@ -18,10 +18,19 @@ pub struct Op<B: Backend> {
     pub streams: bool,
     /// The least that a problem costs.
     pub cost: fn(&Shape, Dtype) -> Cost,
-    /// Largest acceptable [`Trial::error`].
+    /// Largest acceptable [`Trial::error`] where activations are `f32`; see [`Op::tolerance_on`].
     pub tolerance: fn(&Shape, Dtype) -> f64,
     /// Uploads random inputs: `copies` equal-sized sets, so that a benchmark can walk past the caches.
     pub trial: for<'a> fn(&'a B, &Shape, seed: u64, copies: usize) -> Result<BoxedTrial<'a>>,
+}
+
+impl<B: Backend> Op<B> {
+    /// Largest acceptable [`Trial::error`] on `backend`: where activations are kept in 16 bits, results are rounded.
+    pub fn tolerance_on(&self, backend: &B, shape: &Shape) -> f64 {
+        let DeviceInfo { dtype, storage, .. } = backend.info();
+        let rounding = if storage == Storage::F32 { 0.0 } else { 1.02 * storage.half_ulp() };
+        (self.tolerance)(shape, dtype) + rounding
+    }
 }
 
 /// Every operation of [`Backend`] that computes.
@@ -127,7 +136,7 @@ pub struct Cost {
 pub enum Unit {
     /// `f32` multiply-add.
     F32,
-    /// bf16 products, `f32` sums.
+    /// bf16 (or f16) products, `f32` sums.
     Bf16,
     /// 8-bit products, `i32` sums.
     Int8,
@@ -138,7 +147,7 @@ impl Unit {
     pub const fn of_products(dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::Bf16,
+            Dtype::Bf16 | Dtype::F16 => Self::Bf16,
             Dtype::Int8 => Self::Int8,
         }
     }
@@ -280,6 +289,12 @@ impl Rng {
         (0..n).map(|_| self.signed() * scale).collect()
     }
 
+    /// `n` numbers in `[-scale, scale)` that `backend` keeps as they are.
+    pub fn stored<B: Backend>(&mut self, backend: &B, n: usize, scale: f32) -> Vec<f32> {
+        let storage = backend.info().storage;
+        (0..n).map(|_| storage.round(self.signed() * scale)).collect()
+    }
+
     /// `0..n` in random order.
     pub fn permutation(&mut self, n: usize) -> Vec<u32> {
         let mut out: Vec<u32> = (0..n as u32).collect();
@@ -345,7 +360,7 @@ pub fn worse(a: f64, b: f64) -> f64 {
 /// are multiplied in.
 pub fn stored_bytes(format: WeightFormat, dtype: Dtype) -> f64 {
     let format = match dtype {
-        Dtype::Bf16 if !format.is_quantized() => WeightFormat::Bf16,
+        Dtype::Bf16 | Dtype::F16 if !format.is_quantized() => WeightFormat::Bf16,
         Dtype::Int8 if !format.is_quantized() => WeightFormat::Q8_0,
         _ => format,
     };
@@ -358,6 +373,7 @@ pub fn rounded(x: f32, dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => f64::from(x),
         Dtype::Bf16 | Dtype::Int8 => half::bf16::from_f32(x).to_f64(),
+        Dtype::F16 => half::f16::from_f32(x).to_f64(),
     }
 }
 

@@ -25,7 +25,7 @@ fn check(op: &Op<CpuBackend>) {
                     let shape = (op.random_shape)(&mut Rng(seed));
                     let error = (op.trial)(&backend, &shape, seed, 1).and_then(|mut trial| trial.error());
                     let error = error.map_err(|e| TestCaseError::fail(format!("{on}, {shape}: {e}")))?;
-                    let tolerance = (op.tolerance)(&shape, dtype);
+                    let tolerance = op.tolerance_on(&backend, &shape);
                     prop_assert!(error <= tolerance, "{on}, {shape}: error {error:e} above {tolerance:e}");
                     Ok(())
                 })

@@ -2,11 +2,10 @@
 
 use super::Weights;
 use crate::{ModelConfig, Result};
-use oc_kernels::{Backend, Heads, PagedBatch};
+use oc_kernels::{Backend, Epilogue};
 
 /// One layer's attention.
 pub(crate) struct Attention<B: Backend> {
-    heads: Heads,
     /// `head_dim^-1/2`
     scale: f32,
     /// `[qkv_cols, hidden_size]`
@@ -32,7 +31,6 @@ impl<B: Backend> Attention<B> {
         let qkv = [("self_attn.q_proj.weight", q), ("self_attn.k_proj.weight", kv), ("self_attn.v_proj.weight", kv)];
         let bias = [("self_attn.q_proj.bias", q), ("self_attn.k_proj.bias", kv), ("self_attn.v_proj.bias", kv)];
         Ok(Self {
-            heads,
             scale: (heads.head_dim as f32).sqrt().recip(),
             qkv: weights.matrix(&qkv, hidden)?,
             qkv_bias: config.attention_bias.then(|| weights.vectors(&bias)).transpose()?,
@@ -47,20 +45,20 @@ impl<B: Backend> Attention<B> {
         backend: &B,
         x: &B::Tensor,
         rotary: &B::Tensor,
-        batch: &PagedBatch,
+        batch: &B::Batch,
         layer: usize,
         kv: &mut B::KvCache,
         space: AttentionSpace<'_, B>,
     ) -> Result<()> {
         let AttentionSpace { qkv, attended } = space;
-        backend.linear(x, &self.qkv, self.qkv_bias.as_ref(), false, qkv)?;
-        backend.rotary_store_kv(qkv, rotary, self.heads, batch, layer, kv)?;
-        Ok(backend.attention(qkv, self.heads, batch, layer, kv, self.scale, attended)?)
+        backend.linear(x, &self.qkv, self.qkv_bias.as_ref(), Epilogue::Store, qkv)?;
+        backend.rotary_store_kv(qkv, rotary, batch, layer, kv)?;
+        Ok(backend.attention(qkv, batch, layer, kv, self.scale, attended)?)
     }
 
     /// Adds the output projection of `attended: [T, q_cols]` to `hidden: [T, hidden_size]`.
     pub fn project(&self, backend: &B, attended: &B::Tensor, hidden: &mut B::Tensor) -> Result<()> {
-        Ok(backend.linear(attended, &self.output, None, true, hidden)?)
+        Ok(backend.linear(attended, &self.output, None, Epilogue::Accumulate, hidden)?)
     }
 
     pub fn weights(&self) -> [&B::Weight; 2] {

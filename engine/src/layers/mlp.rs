@@ -2,7 +2,7 @@
 
 use super::Weights;
 use crate::{ModelConfig, Result};
-use oc_kernels::Backend;
+use oc_kernels::{Backend, Epilogue};
 
 /// One layer's MLP.
 pub(crate) struct Mlp<B: Backend> {
@@ -32,9 +32,9 @@ impl<B: Backend> Mlp<B> {
         gated: &mut B::Tensor,
         hidden: &mut B::Tensor,
     ) -> Result<()> {
-        backend.linear(x, &self.gate_up, None, false, gate_up)?;
+        backend.linear(x, &self.gate_up, None, Epilogue::Store, gate_up)?;
         backend.silu_mul(gate_up, gated)?;
-        Ok(backend.linear(gated, &self.down, None, true, hidden)?)
+        Ok(backend.linear(gated, &self.down, None, Epilogue::Accumulate, hidden)?)
     }
 
     pub fn weights(&self) -> [&B::Weight; 2] {

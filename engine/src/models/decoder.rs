@@ -4,7 +4,7 @@ use crate::{
     ModelConfig, ModelFiles, Result,
     layers::{Attention, AttentionSpace, Mlp, Weights, rotary_frequencies},
 };
-use oc_kernels::{Backend, PagedBatch, Sampled, Sampling, TokenLogProb};
+use oc_kernels::{Backend, Heads, PagedBatch, Sampled, Sampling, TokenLogProb};
 
 /// A decoder's weights on a device.
 pub(crate) struct Decoder<B: Backend> {
@@ -14,6 +14,7 @@ pub(crate) struct Decoder<B: Backend> {
     /// `None`: tied to the embedding.
     head: Option<B::Weight>,
     rotary: B::Tensor,
+    heads: Heads,
     eps: f32,
 }
 
@@ -123,7 +124,7 @@ impl<B: Backend> Decoder<B> {
             false => Some(weights.matrix(&[("lm_head.weight", vocab)], hidden)?),
         };
         let rotary = backend.rotary_table(&rotary_frequencies(config), 1.0, max_seq_len)?;
-        Ok(Self { embedding, layers, norm, head, rotary, eps: config.rms_norm_eps })
+        Ok(Self { embedding, layers, norm, head, rotary, heads: config.heads(), eps: config.rms_norm_eps })
     }
 
     /// Bytes of all matrices in the layout that is computed with.
@@ -143,6 +144,7 @@ impl<B: Backend> Decoder<B> {
         kv: &mut B::KvCache,
         space: &mut Workspace<B>,
     ) -> Result<()> {
+        let batch = &backend.batch(batch, self.heads, kv)?;
         space.set_rows(backend, ids.len())?;
         backend.embedding(&self.embedding, ids, &mut space.hidden)?;
         for (index, layer) in self.layers.iter().enumerate() {

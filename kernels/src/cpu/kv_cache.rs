@@ -150,7 +150,7 @@ impl CpuKvCache {
         }
         let pages = match dtype {
             Dtype::F32 => Pages::F32(Pool::new(layout)?),
-            Dtype::Bf16 | Dtype::Int8 => Pages::Bf16(Pool::new(layout)?),
+            Dtype::Bf16 | Dtype::F16 | Dtype::Int8 => Pages::Bf16(Pool::new(layout)?),
         };
         Ok(Self { layout, pages })
     }

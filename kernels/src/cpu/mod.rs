@@ -23,7 +23,8 @@ pub use simd::SimdLevel;
 pub use threads::Threads;
 
 use crate::{
-    Backend, DeviceInfo, Dtype, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, TokenLogProb, WeightView,
+    Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, Storage,
+    TokenLogProb, WeightView,
 };
 use linear::PackedWeight;
 
@@ -72,6 +73,9 @@ impl CpuBackend {
                 SimdLevel::detect().name()
             )));
         }
+        if options.dtype == Dtype::F16 {
+            return Err(Error::Unsupported("the CPU backend computes in f32, bf16 or int8, not in f16".into()));
+        }
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if options.threads == 0 { available() } else { options.threads };
         let threads =
@@ -105,8 +109,14 @@ impl CpuTensor {
     }
 }
 
-/// Checks what [`Backend::rotary_store_kv`] and [`Backend::attention`] share.
-fn check_attention(qkv: &CpuTensor, heads: Heads, batch: &PagedBatch, layer: usize, kv: &CpuKvCache) -> Result<()> {
+/// A checked batch and the heads that read it.
+pub struct CpuBatch {
+    paged: PagedBatch,
+    heads: Heads,
+}
+
+/// Checks what does not depend on the layer.
+fn check_batch(batch: &PagedBatch, heads: Heads, kv: &CpuKvCache) -> Result<()> {
     let Heads { num_heads, num_kv_heads, head_dim } = heads;
     if num_kv_heads == 0 || !num_heads.is_multiple_of(num_kv_heads) {
         return Err(Error::Shape {
@@ -115,23 +125,30 @@ fn check_attention(qkv: &CpuTensor, heads: Heads, batch: &PagedBatch, layer: usi
             wanted: format!("a multiple of {num_kv_heads} key/value heads"),
         });
     }
-    let KvLayout { num_layers, num_pages, .. } = kv.layout;
     expect(
         "attention: heads against the KV cache",
         (num_kv_heads, head_dim),
         (kv.layout.num_kv_heads, kv.layout.head_dim),
     )?;
-    if layer >= num_layers {
-        return Err(Error::Index { what: "attention: layer", index: layer, len: num_layers });
+    batch.check(kv.layout.num_pages)
+}
+
+/// Checks what [`Backend::rotary_store_kv`] and [`Backend::attention`] share.
+fn check_attention(qkv: &CpuTensor, batch: &CpuBatch, layer: usize, kv: &CpuKvCache) -> Result<()> {
+    let CpuBatch { paged, heads } = batch;
+    if layer >= kv.layout.num_layers {
+        return Err(Error::Index { what: "attention: layer", index: layer, len: kv.layout.num_layers });
     }
-    batch.check(num_pages)?;
-    expect("attention: qkv", qkv.shape(), (batch.num_tokens(), heads.qkv_cols()))
+    // The pool may be another than the one that the batch was made for.
+    check_batch(paged, *heads, kv)?;
+    expect("attention: qkv", qkv.shape(), (paged.num_tokens(), heads.qkv_cols()))
 }
 
 impl Backend for CpuBackend {
     type Tensor = CpuTensor;
     type Weight = PackedWeight;
     type KvCache = CpuKvCache;
+    type Batch = CpuBatch;
 
     fn info(&self) -> DeviceInfo {
         let level = self.level.name();
@@ -139,6 +156,7 @@ impl Backend for CpuBackend {
             name: format!("cpu ({level}, {} threads)", self.threads()),
             kind: format!("cpu/{level}"),
             dtype: self.dtype,
+            storage: Storage::F32,
         }
     }
 
@@ -186,6 +204,11 @@ impl Backend for CpuBackend {
         kv_cache::page_bytes(layout, self.dtype)
     }
 
+    fn batch(&self, batch: &PagedBatch, heads: Heads, kv: &CpuKvCache) -> Result<CpuBatch> {
+        check_batch(batch, heads, kv)?;
+        Ok(CpuBatch { paged: batch.clone(), heads })
+    }
+
     fn embedding(&self, table: &PackedWeight, ids: &[u32], out: &mut CpuTensor) -> Result<()> {
         expect("embedding: output", out.shape(), (ids.len(), table.cols()))?;
         embedding::embedding(table, ids, out.data_mut())
@@ -208,7 +231,7 @@ impl Backend for CpuBackend {
         x: &CpuTensor,
         w: &PackedWeight,
         bias: Option<&CpuTensor>,
-        accumulate: bool,
+        epilogue: Epilogue,
         out: &mut CpuTensor,
     ) -> Result<()> {
         expect("linear: input", x.shape(), (x.rows, w.cols()))?;
@@ -216,7 +239,7 @@ impl Backend for CpuBackend {
         if let Some(bias) = bias {
             expect("linear: bias", bias.shape(), (1, w.rows()))?;
         }
-        let bias = bias.map(CpuTensor::data);
+        let (bias, accumulate) = (bias.map(CpuTensor::data), epilogue == Epilogue::Accumulate);
         linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.threads)
     }
 
@@ -228,17 +251,17 @@ impl Backend for CpuBackend {
         &self,
         qkv: &mut CpuTensor,
         table: &CpuTensor,
-        heads: Heads,
-        batch: &PagedBatch,
+        batch: &CpuBatch,
         layer: usize,
         kv: &mut CpuKvCache,
     ) -> Result<()> {
-        check_attention(qkv, heads, batch, layer, kv)?;
+        check_attention(qkv, batch, layer, kv)?;
+        let (heads, batch) = (batch.heads, &batch.paged);
         expect("rotary_store_kv: table", table.shape(), (table.rows, heads.head_dim))?;
-        if let Some(position) = batch.positions.iter().find(|p| **p as usize >= table.rows) {
-            return Err(Error::Index { what: "rotary_store_kv: position", index: *position as usize, len: table.rows });
+        if let Some(row) = batch.rotary_rows().iter().find(|row| **row as usize >= table.rows) {
+            return Err(Error::Index { what: "rotary_store_kv: position", index: *row as usize, len: table.rows });
         }
-        rotary::rotate(self.level, &self.threads, qkv.data_mut(), table, heads, &batch.positions);
+        rotary::rotate(self.level, &self.threads, qkv.data_mut(), table, heads, batch.rotary_rows());
         rotary::store_kv(&self.threads, qkv.data(), heads, batch, layer, kv);
         Ok(())
     }
@@ -246,14 +269,14 @@ impl Backend for CpuBackend {
     fn attention(
         &self,
         qkv: &CpuTensor,
-        heads: Heads,
-        batch: &PagedBatch,
+        batch: &CpuBatch,
         layer: usize,
         kv: &CpuKvCache,
         scale: f32,
         out: &mut CpuTensor,
     ) -> Result<()> {
-        check_attention(qkv, heads, batch, layer, kv)?;
+        check_attention(qkv, batch, layer, kv)?;
+        let (heads, batch) = (batch.heads, &batch.paged);
         expect("attention: output", out.shape(), (batch.num_tokens(), heads.q_cols()))?;
         attention::attention(self.level, &self.threads, qkv.data(), heads, batch, layer, kv, scale, out.data_mut());
         Ok(())

@@ -1,3 +1,195 @@
 //! The CUDA backend: hand-written kernels in `src/<arch>/*.cu`, shipped as PTX, run by the driver or the emulator.
+//!
+//! Activations, weights and the KV cache are kept in bf16 or f16, sums in `f32`. Every kernel's launcher stands in the file of
+//! its operation, checks its operands and chooses its shape from (operation, N, K, dtype, architecture) alone.
 
+mod batch;
 pub mod device;
+mod kv_cache;
+pub mod modules;
+mod rms_norm;
+mod tensor;
+mod weight;
+
+use std::sync::Arc;
+
+pub use self::{batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor, weight::CudaWeight};
+
+use self::device::Device;
+use crate::{
+    Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, Storage,
+    TokenLogProb, WeightView,
+};
+
+/// The decoder's operations on one device.
+pub struct CudaBackend {
+    device: Arc<dyn Device>,
+    dtype: Dtype,
+    storage: Storage,
+}
+
+impl CudaBackend {
+    /// Computes in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless `dtype` is bf16 or f16, or below compute capability 8.0.
+    pub fn new(device: Arc<dyn Device>, dtype: Dtype) -> Result<Self> {
+        let caps = device.caps();
+        if caps.compute < (8, 0) {
+            let (major, minor) = caps.compute;
+            return Err(Error::Unsupported(format!(
+                "{} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later: use the CPU",
+                caps.name
+            )));
+        }
+        let storage = match dtype {
+            Dtype::Bf16 => Storage::Bf16,
+            Dtype::F16 => Storage::F16,
+            Dtype::F32 | Dtype::Int8 => {
+                let name = dtype.name();
+                return Err(Error::Unsupported(format!("the CUDA backend computes in bf16 or f16, not in {name}")));
+            }
+        };
+        Ok(Self { device, dtype, storage })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Name of the instance of kernel `name` for this backend's element type.
+    fn kernel_name(&self, name: &str) -> String {
+        format!("{name}_{}", if self.storage == Storage::F16 { "f16" } else { "bf16" })
+    }
+}
+
+/// Refuses an operand that is not `[rows, cols]`.
+fn expect(what: &'static str, found: (usize, usize), wanted: (usize, usize)) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let shape = |(rows, cols)| format!("[{rows}, {cols}]");
+    Err(Error::Shape { what, found: shape(found), wanted: shape(wanted) })
+}
+
+impl Backend for CudaBackend {
+    type Tensor = CudaTensor;
+    type Weight = CudaWeight;
+    type KvCache = CudaKvCache;
+    type Batch = CudaBatch;
+
+    fn info(&self) -> DeviceInfo {
+        let caps = self.device.caps();
+        let (major, minor) = caps.compute;
+        DeviceInfo {
+            name: caps.name.clone(),
+            kind: format!("cuda/{major}.{minor}/compute_80"),
+            dtype: self.dtype,
+            storage: self.storage,
+        }
+    }
+
+    fn tensor(&self, capacity: usize, cols: usize) -> Result<CudaTensor> {
+        CudaTensor::new(&self.device, self.storage, capacity, cols)
+    }
+
+    fn set_rows(&self, tensor: &mut CudaTensor, rows: usize) -> Result<()> {
+        tensor.set_rows(rows)
+    }
+
+    fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
+        CudaTensor::upload(&self.device, self.storage, data, rows, cols)
+    }
+
+    fn download(&self, tensor: &CudaTensor) -> Result<Vec<f32>> {
+        tensor.download(&self.device)
+    }
+
+    fn weight(&self, parts: &[WeightView<'_>]) -> Result<CudaWeight> {
+        CudaWeight::new(&self.device, self.storage, parts)
+    }
+
+    fn weight_bytes(&self, weight: &CudaWeight) -> usize {
+        weight.bytes()
+    }
+
+    fn kv_cache(&self, layout: KvLayout) -> Result<CudaKvCache> {
+        CudaKvCache::new(&self.device, layout, self.storage)
+    }
+
+    fn kv_page_bytes(&self, layout: KvLayout) -> usize {
+        kv_cache::page_bytes(layout, self.storage)
+    }
+
+    fn batch(&self, batch: &PagedBatch, heads: Heads, kv: &CudaKvCache) -> Result<CudaBatch> {
+        CudaBatch::new(&self.device, batch, heads, kv)
+    }
+
+    fn embedding(&self, _table: &CudaWeight, _ids: &[u32], _out: &mut CudaTensor) -> Result<()> {
+        missing("embedding")
+    }
+
+    fn gather_rows(&self, _x: &CudaTensor, _rows: &[u32], _out: &mut CudaTensor) -> Result<()> {
+        missing("gather_rows")
+    }
+
+    fn rms_norm(&self, x: &CudaTensor, weight: &CudaTensor, eps: f32, out: &mut CudaTensor) -> Result<()> {
+        self.launch_rms_norm(x, weight, eps, out)
+    }
+
+    fn linear(
+        &self,
+        _x: &CudaTensor,
+        _w: &CudaWeight,
+        _bias: Option<&CudaTensor>,
+        _epilogue: Epilogue,
+        _out: &mut CudaTensor,
+    ) -> Result<()> {
+        missing("linear")
+    }
+
+    fn rotary_table(&self, _inv_freq: &[f32], _factor: f32, _max_positions: usize) -> Result<CudaTensor> {
+        missing("rotary_table")
+    }
+
+    fn rotary_store_kv(
+        &self,
+        _qkv: &mut CudaTensor,
+        _table: &CudaTensor,
+        _batch: &CudaBatch,
+        _layer: usize,
+        _kv: &mut CudaKvCache,
+    ) -> Result<()> {
+        missing("rotary_store_kv")
+    }
+
+    fn attention(
+        &self,
+        _qkv: &CudaTensor,
+        _batch: &CudaBatch,
+        _layer: usize,
+        _kv: &CudaKvCache,
+        _scale: f32,
+        _out: &mut CudaTensor,
+    ) -> Result<()> {
+        missing("attention")
+    }
+
+    fn silu_mul(&self, _gate_up: &CudaTensor, _out: &mut CudaTensor) -> Result<()> {
+        missing("silu_mul")
+    }
+
+    fn log_prob(&self, _hidden: &CudaTensor, _head: &CudaWeight, _targets: &[u32]) -> Result<Vec<TokenLogProb>> {
+        missing("log_prob")
+    }
+
+    fn sample(&self, _hidden: &CudaTensor, _head: &CudaWeight, _how: &[Sampling]) -> Result<Vec<Sampled>> {
+        missing("sample")
+    }
+}
+
+/// An operation whose kernel is still being written.
+fn missing<T>(op: &str) -> Result<T> {
+    Err(Error::Unsupported(format!("{op} has no CUDA kernel yet")))
+}

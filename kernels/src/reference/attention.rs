@@ -114,7 +114,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let (batch, num_pages) = batch(&mut rng, sequences, shared);
             let all = whole(&batch);
             let cols = heads.qkv_cols();
-            let mut host = rng.vec(all.num_tokens() * cols, 2.0);
+            let mut host = rng.stored(backend, all.num_tokens() * cols, 2.0);
             for first in &all.cu_seqlens_q[..sequences.len()] {
                 host.copy_within(..shared * cols, *first as usize * cols);
             }
@@ -126,13 +126,16 @@ pub fn op<B: Backend>() -> Op<B> {
                 let nan = vec![f32::NAN; everything.num_tokens() * cols];
                 let mut nan = backend.upload(&nan, everything.num_tokens(), cols)?;
                 let mut qkv = backend.upload(&host, all.num_tokens(), cols)?;
+                let poison = backend.batch(&everything, heads, &kv)?;
+                let all = backend.batch(&all, heads, &kv)?;
                 for layer in 0..2 {
-                    backend.rotary_store_kv(&mut nan, &table, heads, &everything, layer, &mut kv)?;
+                    backend.rotary_store_kv(&mut nan, &table, &poison, layer, &mut kv)?;
                 }
-                backend.rotary_store_kv(&mut qkv, &table, heads, &all, LAYER, &mut kv)?;
+                backend.rotary_store_kv(&mut qkv, &table, &all, LAYER, &mut kv)?;
                 Ok(kv)
             });
-            let kv = kv.collect::<Result<_>>()?;
+            let kv = kv.collect::<Result<Vec<_>>>()?;
+            let device_batch = backend.batch(&batch, heads, &kv[0])?;
             // The new rows: the last ones of each context.
             let new = (0..sequences.len()).flat_map(|seq| {
                 let rows = all.cu_seqlens_q[seq + 1] as usize - sequences[seq].0..all.cu_seqlens_q[seq + 1] as usize;
@@ -141,7 +144,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let qkv = backend.upload(&new.collect::<Vec<_>>(), batch.num_tokens(), cols)?;
             let nan = vec![f32::NAN; batch.num_tokens() * heads.q_cols()];
             let out = backend.upload(&nan, batch.num_tokens(), heads.q_cols())?;
-            Ok(Box::new(Attention { backend, heads, batch, all, host, qkv, kv, out }))
+            Ok(Box::new(Attention { backend, heads, batch, device_batch, all, host, qkv, kv, out }))
         },
     }
 }
@@ -158,6 +161,7 @@ fn poison_batch(num_pages: usize) -> PagedBatch {
         slot_mapping: slots,
         block_table: (0..num_pages as u32).collect(),
         block_table_stride: num_pages,
+        ..PagedBatch::default()
     }
 }
 
@@ -165,6 +169,7 @@ struct Attention<'a, B: Backend> {
     backend: &'a B,
     heads: Heads,
     batch: PagedBatch,
+    device_batch: B::Batch,
     /// The whole contexts, of which `host` holds the QKV rows.
     all: PagedBatch,
     host: Vec<f32>,
@@ -182,7 +187,7 @@ impl<B: Backend> Attention<'_, B> {
 impl<B: Backend> Trial for Attention<'_, B> {
     fn run(&mut self, copy: usize) -> Result<()> {
         let (kv, scale) = (&self.kv[copy], self.scale());
-        self.backend.attention(&self.qkv, self.heads, &self.batch, LAYER, kv, scale, &mut self.out)
+        self.backend.attention(&self.qkv, &self.device_batch, LAYER, kv, scale, &mut self.out)
     }
 
     fn error(&mut self) -> Result<f64> {

@@ -47,6 +47,6 @@ pub fn weights(view: &WeightView<'_>) -> Vec<f32> {
 pub fn rounded_row(x: &[f32], dtype: Dtype) -> Vec<f64> {
     match dtype {
         Dtype::Int8 => activations(x),
-        Dtype::F32 | Dtype::Bf16 => x.iter().map(|x| crate::ops::rounded(*x, dtype)).collect(),
+        Dtype::F32 | Dtype::Bf16 | Dtype::F16 => x.iter().map(|x| crate::ops::rounded(*x, dtype)).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{dequant::dequantize, int8};
 use crate::{
-    Backend, Dtype, Result, WeightFormat, WeightView,
+    Backend, Dtype, Epilogue, Result, WeightFormat, WeightView,
     ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, subset, worse},
 };
 
@@ -44,8 +44,8 @@ pub fn op<B: Backend>() -> Op<B> {
             let bytes = rng.weight(format, cols, inner, 1.0);
             let w = (0..copies).map(|_| backend.weight(&[WeightView::new(&bytes, format, cols, inner)?]));
             let w = w.collect::<Result<_>>()?;
-            let x = rng.vec(rows * inner, 1.0);
-            let bias = rng.vec(cols, 1.0);
+            let x = rng.stored(backend, rows * inner, 1.0);
+            let bias = rng.stored(backend, cols, 1.0);
             let device_x = backend.upload(&x, rows, inner)?;
             let device_bias = backend.upload(&bias, 1, cols)?;
             let out = backend.upload(&vec![0.5; rows * cols], rows, cols)?;
@@ -69,7 +69,7 @@ struct Linear<'a, B: Backend> {
 
 impl<B: Backend> Trial for Linear<'_, B> {
     fn run(&mut self, copy: usize) -> Result<()> {
-        self.backend.linear(&self.device_x, &self.w[copy], Some(&self.device_bias), true, &mut self.out)
+        self.backend.linear(&self.device_x, &self.w[copy], Some(&self.device_bias), Epilogue::Accumulate, &mut self.out)
     }
 
     fn error(&mut self) -> Result<f64> {

@@ -24,8 +24,8 @@ pub fn op<B: Backend>() -> Op<B> {
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);
             let mut rng = Rng(seed);
-            let weight = rng.vec(cols, 2.0);
-            let host = rng.vec(rows * cols, 3.0);
+            let weight = rng.stored(backend, cols, 2.0);
+            let host = rng.stored(backend, rows * cols, 3.0);
             let x = (0..copies).map(|_| backend.upload(&host, rows, cols)).collect::<Result<_>>()?;
             let mut out = backend.tensor(rows, cols)?;
             backend.set_rows(&mut out, rows)?;

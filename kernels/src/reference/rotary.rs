@@ -47,7 +47,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let (heads, sequences, shared) = attention_of(shape);
             let mut rng = Rng(seed);
             let (batch, num_pages) = super::attention::batch(&mut rng, sequences, shared);
-            let host = rng.vec(batch.num_tokens() * heads.qkv_cols(), 2.0);
+            let host = rng.stored(backend, batch.num_tokens() * heads.qkv_cols(), 2.0);
             let upload = || backend.upload(&host, batch.num_tokens(), heads.qkv_cols());
             let qkv = (0..copies).map(|_| upload()).collect::<Result<_>>()?;
             let Heads { num_kv_heads, head_dim, .. } = heads;
@@ -56,7 +56,8 @@ pub fn op<B: Backend>() -> Op<B> {
                 (0..head_dim / 2).map(|i| 1e4_f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
             let context = sequences.iter().map(|s| s.1).max().unwrap_or(0);
             let table = backend.rotary_table(&inv_freq, FACTOR, context)?;
-            Ok(Box::new(Rotary { backend, heads, batch, host, inv_freq, qkv, table, kv }))
+            let device_batch = backend.batch(&batch, heads, &kv)?;
+            Ok(Box::new(Rotary { backend, heads, batch, device_batch, host, inv_freq, qkv, table, kv }))
         },
     }
 }
@@ -65,6 +66,7 @@ struct Rotary<'a, B: Backend> {
     backend: &'a B,
     heads: Heads,
     batch: PagedBatch,
+    device_batch: B::Batch,
     host: Vec<f32>,
     inv_freq: Vec<f32>,
     qkv: Vec<B::Tensor>,
@@ -74,7 +76,7 @@ struct Rotary<'a, B: Backend> {
 
 impl<B: Backend> Trial for Rotary<'_, B> {
     fn run(&mut self, copy: usize) -> Result<()> {
-        self.backend.rotary_store_kv(&mut self.qkv[copy], &self.table, self.heads, &self.batch, 0, &mut self.kv)
+        self.backend.rotary_store_kv(&mut self.qkv[copy], &self.table, &self.device_batch, 0, &mut self.kv)
     }
 
     fn error(&mut self) -> Result<f64> {
@@ -84,6 +86,7 @@ impl<B: Backend> Trial for Rotary<'_, B> {
         if let Some(slot) = self.batch.slot_mapping.first_mut() {
             *slot = NO_SLOT;
         }
+        self.device_batch = self.backend.batch(&self.batch, self.heads, &self.kv)?;
         self.run(0)?;
         let got = self.backend.download(&self.qkv[0])?;
         let (head_dim, half) = (self.heads.head_dim, self.heads.head_dim / 2);

@@ -22,7 +22,7 @@ pub fn op<B: Backend>() -> Op<B> {
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);
-            let host = Rng(seed).vec(rows * 2 * cols, 10.0);
+            let host = Rng(seed).stored(backend, rows * 2 * cols, 10.0);
             let x = (0..copies).map(|_| backend.upload(&host, rows, 2 * cols)).collect::<Result<_>>()?;
             let mut out = backend.tensor(rows, cols)?;
             backend.set_rows(&mut out, rows)?;

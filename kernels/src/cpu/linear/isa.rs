@@ -264,7 +264,7 @@ pub(super) const fn words(level: SimdLevel, dtype: Dtype) -> Words {
     match (dtype, level) {
         (Dtype::Int8, _) => Words { step: 4, pad: blocks::UNIT, side: 4 },
         (Dtype::Bf16, SimdLevel::Avx512Bf16) => Words { step: 2, pad: 2, side: 2 },
-        (Dtype::F32 | Dtype::Bf16, _) => Words { step: 1, pad: 2, side: 0 },
+        (Dtype::F32 | Dtype::Bf16 | Dtype::F16, _) => Words { step: 1, pad: 2, side: 0 },
     }
 }
 
@@ -310,5 +310,6 @@ pub(super) fn select(level: SimdLevel, dtype: Dtype, storage: Storage) -> Functi
         (_, Dtype::F32) => floats::<Baseline, Single<lanes::Portable, false>>(storage),
         (_, Dtype::Bf16) => floats::<Baseline, Single<lanes::Portable, true>>(storage),
         (_, Dtype::Int8) => codes::<Baseline, Eight<lanes::Portable>>(storage),
+        (_, Dtype::F16) => unreachable!("refused when packing"),
     }
 }

@@ -71,10 +71,13 @@ impl PackedWeight {
     ///
     /// # Errors
     /// [`Error::Shape`] when there is no part, or the parts differ in their number of columns;
-    /// [`Error::Unsupported`] when this machine cannot run `level`.
+    /// [`Error::Unsupported`] when this machine cannot run `level`, or for f16.
     pub fn pack(parts: &[WeightView<'_>], dtype: Dtype, level: SimdLevel, threads: &Threads) -> Result<Self> {
         if !level.is_supported() {
             return Err(Error::Unsupported(format!("this CPU cannot run the {} kernels", level.name())));
+        }
+        if dtype == Dtype::F16 {
+            return Err(Error::Unsupported("the CPU backend computes in f32, bf16 or int8, not in f16".into()));
         }
         let Some(cols) = parts.first().map(|p| p.cols) else {
             return Err(Error::Shape { what: "packed weight", found: "0 parts".into(), wanted: "1 or more".into() });

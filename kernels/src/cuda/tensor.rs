@@ -1,0 +1,131 @@
+//! Activations and parameter vectors in device memory.
+
+use std::sync::Arc;
+
+use super::device::{Device, DeviceBuffer, DevicePtr};
+use crate::{Error, Result, Storage};
+
+/// Rows are padded to a multiple of this many elements, so that each starts on 16 bytes whatever its element type.
+const ALIGN: usize = 8;
+
+/// A row-major `[rows, cols]` matrix whose rows are `stride` elements apart. What lies behind `cols` is unspecified.
+pub struct CudaTensor {
+    buffer: DeviceBuffer,
+    storage: Storage,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    capacity: usize,
+}
+
+impl CudaTensor {
+    /// Room for `capacity` rows of undefined contents, and no row.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn new(device: &Arc<dyn Device>, storage: Storage, capacity: usize, cols: usize) -> Result<Self> {
+        let elements = cols.checked_next_multiple_of(ALIGN).and_then(|stride| stride.checked_mul(capacity));
+        // More than fits an address is refused by any device.
+        let bytes = elements.and_then(|n| n.checked_mul(storage.bytes())).unwrap_or(usize::MAX);
+        let buffer = DeviceBuffer::new(device, "activations", bytes)?;
+        Ok(Self { buffer, storage, rows: 0, cols, capacity })
+    }
+
+    /// Uploads `data: [rows, cols]`, rounded to `storage`, and zeros behind each row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the length differs; [`Error::OutOfMemory`].
+    pub(super) fn upload(
+        device: &Arc<dyn Device>,
+        storage: Storage,
+        data: &[f32],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(data.len()) {
+            let (found, wanted) = (format!("[{}]", data.len()), format!("[{rows}, {cols}]"));
+            return Err(Error::Shape { what: "upload", found, wanted });
+        }
+        let mut tensor = Self::new(device, storage, rows, cols)?;
+        tensor.rows = rows;
+        let mut bytes = Vec::with_capacity(tensor.buffer.bytes());
+        for row in data.chunks_exact(cols.max(1)) {
+            encode(row, storage, &mut bytes);
+            bytes.resize(bytes.len() + (tensor.stride() - cols) * storage.bytes(), 0);
+        }
+        device.upload(&bytes, tensor.ptr())?;
+        Ok(tensor)
+    }
+
+    /// The rows, without what lies behind them.
+    ///
+    /// # Errors
+    /// As for [`Device::download`].
+    pub(super) fn download(&self, device: &Arc<dyn Device>) -> Result<Vec<f32>> {
+        let (width, stride) = (self.cols * self.storage.bytes(), self.stride() * self.storage.bytes());
+        let mut out = Vec::with_capacity(self.rows * self.cols);
+        if width == stride {
+            let mut bytes = vec![0; self.rows * width];
+            device.download(self.ptr(), &mut bytes)?;
+            decode(&bytes, self.storage, &mut out);
+        } else {
+            // Row by row: the padding may never have been written.
+            let mut bytes = vec![0; width];
+            for row in 0..self.rows {
+                device.download(self.ptr() + (row * stride) as u64, &mut bytes)?;
+                decode(&bytes, self.storage, &mut out);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sets the row count.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] above the capacity.
+    pub(super) fn set_rows(&mut self, rows: usize) -> Result<()> {
+        if rows > self.capacity {
+            let wanted = format!("at most {} rows, the capacity", self.capacity);
+            return Err(Error::Shape { what: "set_rows", found: format!("{rows} rows"), wanted });
+        }
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// `(rows, cols)`
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Elements from one row to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.cols.next_multiple_of(ALIGN)
+    }
+
+    /// What an element is.
+    pub(super) fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Address of the first row.
+    pub(super) fn ptr(&self) -> DevicePtr {
+        self.buffer.ptr()
+    }
+}
+
+/// Appends `row` in `storage`, little-endian.
+pub(super) fn encode(row: &[f32], storage: Storage, out: &mut Vec<u8>) {
+    match storage {
+        Storage::F32 => out.extend(row.iter().flat_map(|x| x.to_le_bytes())),
+        Storage::Bf16 => out.extend(row.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())),
+        Storage::F16 => out.extend(row.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes())),
+    }
+}
+
+/// The inverse of [`encode`].
+fn decode(bytes: &[u8], storage: Storage, out: &mut Vec<f32>) {
+    match storage {
+        Storage::F32 => out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        Storage::Bf16 => out.extend(bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+        Storage::F16 => out.extend(bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())),
+    }
+}
