@@ -135,6 +135,7 @@ fn packed_float_rows_are_exact_or_rounded_once() {
                     Dtype::F32 => values.clone(),
                     Dtype::Bf16 => values.iter().copied().map(round).collect(),
                     Dtype::Int8 => int8::weights(&view),
+                    Dtype::F16 => unreachable!("not among DTYPES"),
                 };
                 let mut row = vec![0.0; 13];
                 for r in 0..67 {
@@ -243,6 +244,7 @@ fn check(format: WeightFormat, m: usize, rows: usize, cols: usize, seed: u64) {
                 }
                 _ if !rounds_weights(format, dtype, level) => (error(&x16, m, &exact, rows, cols, &got), 1e-5),
                 Dtype::Bf16 => (error(&x16, m, &weights16, rows, cols, &got), 1e-5),
+                Dtype::F16 => unreachable!("not among DTYPES"),
             };
             assert!(error <= bound, "{case}: relative error {error:e}");
         }
