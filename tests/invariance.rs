@@ -3,7 +3,7 @@
 //! Prompts with three shared beginnings, two families and every dtype, on the real scheduler: generations (tokens, text,
 //! log-probabilities) and scores are compared as bytes with those of one request at a time, cold, in one piece.
 
-use oc_engine::{Dtype, Engine, EngineOptions, Output, Request, SamplingParams, Score, ScoreRequest};
+use oc_engine::{Dtype, Engine, EngineOptions, Output, Request, SamplingParams, Score, ScoreEvent, ScoreRequest};
 use oc_tests::{checkpoint, reference};
 
 /// Everything that must not change, as one comparable text per request.
@@ -49,6 +49,19 @@ fn score_requests(name: &str) -> Vec<ScoreRequest> {
             context_logprobs: i % 2 == 0,
         })
         .collect()
+}
+
+/// Questions with four choices, as perplexity asks them: a beginning that many share, and ends of one to four tokens that
+/// fork before, at and after the edges of pages. One of them has an empty end, and one forks behind its first token.
+fn questions(name: &str) -> Vec<ScoreRequest> {
+    let long = reference(name).prompts.swap_remove(4).ids;
+    let lengths = [15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 90, 1];
+    let question = |(q, length): (usize, &usize)| ScoreRequest {
+        context: long[..*length].to_vec(),
+        continuations: (0..4).map(|c| (0..(q + c) % 5).map(|t| (11 * c + 3 * t + q) as u32).collect()).collect(),
+        context_logprobs: true,
+    };
+    lengths.iter().enumerate().map(question).collect()
 }
 
 /// Settings that must not matter.
@@ -99,6 +112,25 @@ fn score(engine: &mut Engine, requests: &[ScoreRequest], shuffled: bool) -> Vec<
     bytes
 }
 
+/// The log-probabilities of every choice of every question, scored as one whole prompt, one after the other.
+fn whole_prompts(engine: &mut Engine, questions: &[ScoreRequest]) -> Vec<Vec<u32>> {
+    let prompts = questions.iter().flat_map(|q| q.continuations.iter().map(|c| [&q.context[..], c].concat()));
+    let request = |context| ScoreRequest { context, continuations: Vec::new(), context_logprobs: true };
+    prompts.map(|prompt| bits(&engine.score(vec![request(prompt)]).unwrap()[0].context)).collect()
+}
+
+/// The same from one prefill per question.
+fn forked(engine: &mut Engine, questions: &[ScoreRequest], reversed: bool) -> Vec<Vec<u32>> {
+    let order: Vec<usize> =
+        if reversed { (0..questions.len()).rev().collect() } else { (0..questions.len()).collect() };
+    let scores = engine.score(order.iter().map(|i| questions[*i].clone()).collect()).unwrap();
+    let mut found = vec![Vec::new(); questions.len()];
+    for (i, score) in order.iter().zip(scores) {
+        found[*i] = score.continuations.iter().map(|c| bits(&[&score.context[..], c].concat())).collect();
+    }
+    found.into_iter().flatten().collect()
+}
+
 const ALONE: Way = Way { batch: 1, budget: 4096, prefix_cache: false, threads: 1, shuffled: false };
 
 fn ways() -> Vec<Way> {
@@ -121,6 +153,8 @@ fn ways() -> Vec<Way> {
 fn check(name: &str, dtype: Dtype) {
     let requests = requests(name);
     let scored = score_requests(name);
+    let questions = questions(name);
+    let whole = whole_prompts(&mut engine(name, dtype, ALONE), &questions);
     // One engine per request: nothing before it, nothing beside it.
     let alone: Vec<String> = {
         let mut engine = engine(name, dtype, ALONE);
@@ -143,6 +177,8 @@ fn check(name: &str, dtype: Dtype) {
         assert_eq!(score(&mut engine, &scored, way.shuffled), scores, "{name} {dtype:?} scores, {way:?}");
         assert_eq!(score(&mut engine, &scored, !way.shuffled), scores, "{name} {dtype:?} scores, warm, {way:?}");
         assert_eq!(generate(&mut engine, &requests, way.shuffled), alone, "{name} {dtype:?} after scores, {way:?}");
+        assert_eq!(forked(&mut engine, &questions, way.shuffled), whole, "{name} {dtype:?} choices, {way:?}");
+        assert_eq!(forked(&mut engine, &questions, !way.shuffled), whole, "{name} {dtype:?} choices, warm, {way:?}");
     }
 }
 
@@ -170,6 +206,52 @@ fn qwen2_int8() {
 #[test]
 fn llama_tied_int8() {
     check("llama-tied", Dtype::Int8);
+}
+
+/// What a question with four choices costs: its context once, however many tokens of its last page are its own, and of
+/// every choice all tokens but the last.
+#[test]
+fn choices_cost_one_prefill() {
+    let way = Way { batch: 64, budget: 4096, prefix_cache: true, threads: 2, shuffled: false };
+    let long = reference("llama").prompts.swap_remove(4).ids;
+    for (length, tail) in [(90, 1), (90, 3), (64, 1), (64, 3), (65, 2), (7, 4)] {
+        let mut engine = engine("llama", Dtype::F32, way);
+        let request = ScoreRequest {
+            context: long[..length].to_vec(),
+            continuations: (0..4).map(|c| (0..tail).map(|t| 20 * c + t).collect()).collect(),
+            context_logprobs: true,
+        };
+        engine.score(vec![request.clone()]).unwrap();
+        let cold = engine.stats();
+        let wanted = length as u64 + 4 * u64::from(tail - 1);
+        assert_eq!((cold.computed_prompt_tokens, cold.cached_tokens), (wanted, 0), "{length} {tail}");
+        // Again: the full pages come from the cache with their losses; behind them stands the row whose next token, the
+        // first of a page that nobody keeps, has to be asked for once more.
+        engine.score(vec![request]).unwrap();
+        let warm = engine.stats();
+        let full = length / 16 * 16;
+        let again = if full == 0 { length } else { length - full + 1 } as u64 + 4 * u64::from(tail - 1);
+        assert_eq!(warm.computed_prompt_tokens - cold.computed_prompt_tokens, again, "{length} {tail}, warm");
+        assert_eq!(warm.cached_tokens + warm.computed_prompt_tokens, warm.prompt_tokens, "{length} {tail}");
+    }
+}
+
+/// Scores come as they are finished; what comes after a stream that was dropped half way is as if it had not been.
+#[test]
+fn scores_are_streamed_and_may_be_abandoned() {
+    let questions = questions("qwen2");
+    let way = Way { batch: 3, budget: 48, prefix_cache: true, threads: 2, shuffled: false };
+    let wanted = whole_prompts(&mut engine("qwen2", Dtype::Bf16, ALONE), &questions);
+    let mut engine = engine("qwen2", Dtype::Bf16, way);
+    for events in [0, 1, 4, 9, 15, 30] {
+        let mut stream = engine.score_stream(questions.clone()).unwrap();
+        let seen: Vec<ScoreEvent> = stream.by_ref().take(events).collect::<Result<_, _>>().unwrap();
+        drop(stream);
+        let finished = seen.iter().filter(|event| matches!(event, ScoreEvent::Finished(_))).count();
+        // One step brings nothing yet; a score needs no more than the four of a question with four ends.
+        assert!(if events < 2 { finished == 0 } else { events < 9 || finished > 0 }, "{seen:?}");
+        assert_eq!(forked(&mut engine, &questions, true), wanted, "after {events} events");
+    }
 }
 
 /// A pool that holds only a few sequences: pages are evicted and prompts wait, and still no bit changes.

@@ -56,6 +56,15 @@ fn log_probabilities_of_prompts_and_continuations() {
                 ScoreRequest { context: prompt.ids.clone(), continuations: Vec::new(), context_logprobs: true };
             let score = engine.score(vec![request]).unwrap().remove(0);
             assert_close(&score.context, &prompt.logprobs, TOLERANCE, &format!("{name}, prompt {p}"));
+            // The same text in two parts, wherever it is cut, with others beside the second one.
+            for cut in [1, 15, 16, 17, prompt.ids.len() - 1].into_iter().filter(|cut| *cut < prompt.ids.len()) {
+                let (context, rest) = prompt.ids.split_at(cut);
+                let continuations = vec![vec![3, 1, 2], rest.to_vec(), vec![5]];
+                let request = ScoreRequest { context: context.to_vec(), continuations, context_logprobs: true };
+                let score = engine.score(vec![request]).unwrap().remove(0);
+                let found = [&score.context[..], &score.continuations[1]].concat();
+                assert_close(&found, &prompt.logprobs, TOLERANCE, &format!("{name}, prompt {p} cut at {cut}"));
+            }
         }
         let wanted = reference.score;
         let request =

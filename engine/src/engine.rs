@@ -2,14 +2,14 @@
 
 use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, MemoryPlan, ModelConfig, ModelFiles, Output,
-    Request, Result, Score, ScoreRequest, Stats, Tokenizer,
+    Request, Result, Stats, Tokenizer,
     generation::Generation,
-    kv_cache::{KvPool, TokenLoss},
+    kv_cache::KvPool,
     memory,
     models::decoder::Decoder,
     runner::{BackendRunner, Runner},
     scheduler::{Limits, Scheduler},
-    sequence::{Job, Progress, Scores, Target, Work},
+    sequence::{Job, Progress, Work},
 };
 use oc_kernels::{
     Backend, Dtype, PAGE_SIZE,
@@ -35,7 +35,7 @@ pub struct Engine {
     plan: MemoryPlan,
     device_name: String,
     max_seq_len: usize,
-    scheduler: Scheduler,
+    pub(crate) scheduler: Scheduler,
     runner: Box<dyn Runner>,
 }
 
@@ -156,44 +156,11 @@ impl Engine {
         Ok(Stream { engine: self, jobs, events: VecDeque::new() })
     }
 
-    /// The log-probabilities of every request, in order. Continuations share the pages of their context, and what the
-    /// cache holds of the context is not computed again.
-    ///
-    /// # Errors
-    /// As for [`generate`](Self::generate).
-    pub fn score(&mut self, requests: Vec<ScoreRequest>) -> Result<Vec<Score>> {
-        for (index, request) in requests.iter().enumerate() {
-            self.check_score_request(index, request)?;
-        }
-        let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by(|a, b| requests[*a].context.cmp(&requests[*b].context));
-        // Which request a job belongs to, and which continuation; `None`: the context.
-        let mut jobs: HashMap<usize, (usize, Option<usize>)> = HashMap::new();
-        for index in order {
-            let request = &requests[index];
-            if let Some(job) = context_job(request) {
-                jobs.insert(self.scheduler.add(job), (index, None));
-            }
-            for (i, continuation) in request.continuations.iter().enumerate() {
-                if let Some(job) = continuation_job(&request.context, continuation) {
-                    jobs.insert(self.scheduler.add(job), (index, Some(i)));
-                }
-            }
-        }
-        let mut scores: Vec<Score> = requests.iter().enumerate().map(|(i, request)| empty_score(i, request)).collect();
-        while !self.scheduler.is_idle() {
-            self.step(|_, id, progress, _| {
-                if let (Some((request, part)), Progress::Scored(found)) = (jobs.get(&id), progress) {
-                    fill(&mut scores[*request], *part, found);
-                }
-                Ok(true)
-            })?;
-        }
-        Ok(scores)
-    }
-
     /// One forward pass. An error abandons all work.
-    fn step(&mut self, mut on_progress: impl FnMut(&Tokenizer, usize, Progress, usize) -> Result<bool>) -> Result<()> {
+    pub(crate) fn step(
+        &mut self,
+        mut on_progress: impl FnMut(&Tokenizer, usize, Progress, usize) -> Result<bool>,
+    ) -> Result<()> {
         let step = self.scheduler.schedule();
         let output = if step.batch.ids.is_empty() { Ok(Default::default()) } else { self.runner.run(&step.batch) };
         let tokenizer = &self.tokenizer;
@@ -222,16 +189,8 @@ impl Engine {
         self.check_tokens(index, &request.prompt, request.max_new_tokens)
     }
 
-    fn check_score_request(&self, index: usize, request: &ScoreRequest) -> Result<()> {
-        self.check_tokens(index, &request.context, 0)?;
-        for continuation in request.continuations.iter().filter(|c| !c.is_empty()) {
-            self.check_tokens(index, continuation, request.context.len())?;
-        }
-        Ok(())
-    }
-
     /// Refuses tokens that cannot be computed together with `others`.
-    fn check_tokens(&self, index: usize, tokens: &[u32], others: usize) -> Result<()> {
+    pub(crate) fn check_tokens(&self, index: usize, tokens: &[u32], others: usize) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::InvalidRequest(format!("request {index}: the prompt has no tokens")));
         }
@@ -375,46 +334,5 @@ impl Iterator for Stream<'_> {
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
         self.engine.scheduler.abort(true);
-    }
-}
-
-/// The job that scores the first token of every continuation, and the context itself if that is wanted.
-fn context_job(request: &ScoreRequest) -> Option<Job> {
-    let row = request.context.len() - 1;
-    let first_tokens = request.continuations.iter().filter_map(|c| c.first());
-    let targets: Vec<Target> = first_tokens.map(|token| Target { row, token: *token }).collect();
-    let prompt_losses = request.context_logprobs;
-    let wanted = prompt_losses || !targets.is_empty();
-    wanted.then(|| Job { tokens: request.context.clone(), work: Work::Score { targets, prompt_losses } })
-}
-
-/// The job that scores the tokens of a continuation after its first one.
-fn continuation_job(context: &[u32], continuation: &[u32]) -> Option<Job> {
-    let (_, rest) = continuation.split_first().filter(|(_, rest)| !rest.is_empty())?;
-    let before = &continuation[..rest.len()];
-    let targets = rest.iter().enumerate().map(|(i, token)| Target { row: context.len() + i, token: *token }).collect();
-    let work = Work::Score { targets, prompt_losses: false };
-    Some(Job { tokens: [context, before].concat(), work })
-}
-
-fn empty_score(index: usize, request: &ScoreRequest) -> Score {
-    let continuations = request.continuations.iter().map(|c| vec![f32::NAN; c.len()]).collect();
-    let is_greedy = vec![true; request.continuations.len()];
-    Score { request: index, context: Vec::new(), continuations, is_greedy }
-}
-
-/// Puts what a job found where it belongs.
-fn fill(score: &mut Score, part: Option<usize>, found: Scores) {
-    let logprobs = |losses: &[TokenLoss]| losses.iter().map(|loss| loss.logprob).collect::<Vec<_>>();
-    if let Some(continuation) = part {
-        score.continuations[continuation][1..].copy_from_slice(&logprobs(&found.targets));
-        score.is_greedy[continuation] &= found.targets.iter().all(|loss| loss.is_greedy);
-        return;
-    }
-    score.context = logprobs(found.prompt.get(1..).unwrap_or_default());
-    let with_tokens = score.continuations.iter_mut().zip(&mut score.is_greedy).filter(|(c, _)| !c.is_empty());
-    for ((continuation, is_greedy), first) in with_tokens.zip(found.targets) {
-        continuation[0] = first.logprob;
-        *is_greedy &= first.is_greedy;
     }
 }

@@ -21,6 +21,8 @@
 //!
 //! - Requests given together run together: continuous batching over a paged KV cache, in which common beginnings are
 //!   computed once. [`Engine::stream`] yields tokens as they come.
+//! - [`Engine::score`] gives the log-probability of every token of a context and of its continuations; choices that
+//!   differ only in their ends cost one prompt. [`Engine::score_stream`] yields scores as they are finished.
 //! - A request's result is the same to the bit whatever runs beside it; see [`Engine`].
 //! - The engine prints nothing, reads no environment variables, opens no connection, and runs no code from model files.
 
@@ -37,6 +39,7 @@ mod models;
 mod request;
 mod runner;
 mod scheduler;
+mod scoring;
 mod sequence;
 mod text;
 
@@ -46,4 +49,5 @@ pub use fingerprint::Fingerprint;
 pub use load::{ModelConfig, ModelFiles, RopeScaling, Tensor};
 pub use memory::MemoryPlan;
 pub use request::*;
+pub use scoring::ScoreStream;
 pub use text::{ChatMessage, ChatTemplate, TextStream, Tokenizer};

@@ -172,10 +172,19 @@ pub struct Score {
     pub is_greedy: Vec<bool>,
 }
 
+/// What a stream of scores yields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScoreEvent {
+    /// A forward pass is done.
+    Step,
+    /// A request is done.
+    Finished(Score),
+}
+
 /// What has been computed since the engine was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Prompt tokens of all admitted requests.
+    /// Prompt tokens of all admitted requests; of a continuation to be scored all but the last, which predicts nothing.
     pub prompt_tokens: u64,
     /// Of these, tokens found in the prefix cache.
     pub cached_tokens: u64,

@@ -125,7 +125,7 @@ impl Scheduler {
             let Some(table) = self.pool.admit(&job.tokens, job.max_len(), job.wants_prompt_losses()) else {
                 return self.waiting.push_front((id, job));
             };
-            self.stats.prompt_tokens += job.tokens.len() as u64;
+            self.stats.prompt_tokens += job.prompt_tokens() as u64;
             self.running.insert(id, Sequence::new(job, table));
         }
     }
@@ -159,7 +159,7 @@ impl Scheduler {
         }
         for (id, sequence) in self.running.iter_mut().filter(|(_, s)| s.is_scoring()) {
             sequence.keep_losses(&mut self.pool);
-            if sequence.is_computed() {
+            if sequence.is_computed() && !sequence.next_fork() {
                 on_progress(*id, Progress::Scored(sequence.take_scores()), sequence.cached())?;
                 done.push(*id);
             }

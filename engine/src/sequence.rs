@@ -18,23 +18,18 @@ pub(crate) struct Job {
 pub(crate) enum Work {
     /// Choose a token after the last one, again and again.
     Generate { sampling: SamplingParams, max_new_tokens: usize },
-    /// Find the log-probabilities of given tokens, in order of their rows.
-    Score { targets: Vec<Target>, prompt_losses: bool },
-}
-
-/// A token whose log-probability after a row is wanted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Target {
-    /// Position of the row, below the length of the prompt.
-    pub row: usize,
-    pub token: u32,
+    /// Find the log-probabilities of the tokens of every fork, each as if it alone followed the prompt.
+    ///
+    /// The forks are computed one after the other in the same pages: the next one overwrites what the one before
+    /// left behind the prompt. So a prompt that ends within a page is computed once, and nothing is copied.
+    Score { forks: Vec<Vec<u32>>, prompt_losses: bool },
 }
 
 /// What a scoring job found.
 #[derive(Debug, Default)]
 pub(crate) struct Scores {
-    /// Of the targets, in their order.
-    pub targets: Vec<TokenLoss>,
+    /// Of the tokens of every fork.
+    pub forks: Vec<Vec<TokenLoss>>,
     /// Of the prompt's tokens; empty unless wanted.
     pub prompt: Vec<TokenLoss>,
 }
@@ -51,8 +46,8 @@ pub(crate) enum Progress {
 /// Whose log-probability a row was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Question {
-    /// The job's next target.
-    Target { token: u32 },
+    /// The next token of a fork.
+    Fork { fork: usize, token: u32 },
     /// The prompt's next token.
     Prompt { token: u32 },
 }
@@ -60,7 +55,7 @@ pub(crate) enum Question {
 impl Question {
     pub fn token(self) -> u32 {
         match self {
-            Self::Target { token } | Self::Prompt { token } => token,
+            Self::Fork { token, .. } | Self::Prompt { token } => token,
         }
     }
 }
@@ -68,9 +63,24 @@ impl Question {
 impl Job {
     /// Tokens it may have in the end.
     pub fn max_len(&self) -> usize {
-        match self.work {
+        match &self.work {
             Work::Generate { max_new_tokens, .. } => self.tokens.len() + max_new_tokens,
-            Work::Score { .. } => self.tokens.len(),
+            Work::Score { forks, .. } => self.tokens.len() + forks.iter().map(|fork| rows(fork)).max().unwrap_or(0),
+        }
+    }
+
+    /// Prompt tokens that go through the model if nothing of them is cached.
+    pub fn prompt_tokens(&self) -> usize {
+        match &self.work {
+            Work::Generate { .. } => self.tokens.len(),
+            Work::Score { forks, .. } => self.tokens.len() + forks.iter().map(|fork| rows(fork)).sum::<usize>(),
+        }
+    }
+
+    fn num_forks(&self) -> usize {
+        match &self.work {
+            Work::Generate { .. } => 0,
+            Work::Score { forks, .. } => forks.len(),
         }
     }
 
@@ -80,10 +90,15 @@ impl Job {
     }
 }
 
+/// Tokens of a fork after which another one is asked for.
+fn rows(fork: &[u32]) -> usize {
+    fork.len().saturating_sub(1)
+}
+
 /// An admitted job.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    /// Prompt and generated tokens.
+    /// The prompt, and what was generated, or the rows of the present fork.
     tokens: Vec<u32>,
     prompt_len: usize,
     work: Work,
@@ -93,8 +108,8 @@ pub(crate) struct Sequence {
     /// How many tokens the prefix cache saved.
     cached: usize,
     scores: Scores,
-    /// How many targets were asked for.
-    asked_targets: usize,
+    /// The present fork, once the prompt is computed.
+    fork: Option<usize>,
     /// How many tokens of the prompt were asked for, or are known.
     asked_prompt: usize,
     /// How many pages have been given their losses.
@@ -108,20 +123,20 @@ impl Sequence {
     pub fn new(job: Job, table: BlockTable) -> Self {
         Self {
             prompt_len: job.tokens.len(),
+            scores: Scores { forks: vec![Vec::new(); job.num_forks()], prompt: Vec::new() },
             tokens: job.tokens,
             work: job.work,
             table,
             computed: None,
             cached: 0,
-            scores: Scores::default(),
-            asked_targets: 0,
+            fork: None,
             asked_prompt: 0,
             kept_pages: 0,
         }
     }
 
     pub fn is_generating(&self) -> bool {
-        self.tokens.len() > self.prompt_len
+        !self.is_scoring() && self.tokens.len() > self.prompt_len
     }
 
     pub fn is_scoring(&self) -> bool {
@@ -163,8 +178,9 @@ impl Sequence {
         // The first row whose output is wanted: it goes through the model even if its key and value are there.
         let first_row = match &self.work {
             Work::Generate { .. } => self.prompt_len - 1,
-            Work::Score { targets, prompt_losses } => {
-                let first_target = targets.first().map_or(self.prompt_len, |target| target.row);
+            Work::Score { forks, prompt_losses } => {
+                let has_tokens = forks.iter().any(|fork| !fork.is_empty());
+                let first_target = if has_tokens { self.prompt_len - 1 } else { self.prompt_len };
                 if !prompt_losses {
                     first_target
                 } else if hits[..self.table.scored_hits].iter().any(|page| pool.losses(*page).is_none()) {
@@ -209,23 +225,38 @@ impl Sequence {
 
     /// The log-probabilities wanted after `row`, each asked once, rows in order.
     pub fn questions(&mut self, row: usize) -> Vec<Question> {
-        let Work::Score { targets, prompt_losses } = &self.work else { return Vec::new() };
+        let Work::Score { forks, prompt_losses } = &self.work else { return Vec::new() };
+        if let Some(fork) = self.fork {
+            return vec![Question::Fork { fork, token: forks[fork][row + 1 - self.prompt_len] }];
+        }
         let mut questions = Vec::new();
         if *prompt_losses && row + 1 == self.asked_prompt && self.asked_prompt < self.prompt_len {
             questions.push(Question::Prompt { token: self.tokens[row + 1] });
             self.asked_prompt += 1;
         }
-        while let Some(target) = targets.get(self.asked_targets).filter(|target| target.row == row) {
-            questions.push(Question::Target { token: target.token });
-            self.asked_targets += 1;
+        if row + 1 == self.prompt_len {
+            let first = |(fork, tokens): (usize, &Vec<u32>)| Some(Question::Fork { fork, token: *tokens.first()? });
+            questions.extend(forks.iter().enumerate().filter_map(first));
         }
         questions
+    }
+
+    /// Goes on with the next fork of several tokens, after all rows so far went through the model; returns whether there
+    /// is one.
+    pub fn next_fork(&mut self) -> bool {
+        let Work::Score { forks, .. } = &self.work else { return false };
+        let from = self.fork.map_or(0, |fork| fork + 1);
+        let Some(fork) = (from..forks.len()).find(|fork| rows(&forks[*fork]) > 0) else { return false };
+        self.tokens.truncate(self.prompt_len);
+        self.tokens.extend(&forks[fork][..rows(&forks[fork])]);
+        (self.fork, self.computed) = (Some(fork), Some(self.prompt_len));
+        true
     }
 
     /// Takes the answer to a question, in the order they were asked.
     pub fn answer(&mut self, question: Question, loss: TokenLoss) {
         match question {
-            Question::Target { .. } => self.scores.targets.push(loss),
+            Question::Fork { fork, .. } => self.scores.forks[fork].push(loss),
             Question::Prompt { .. } => self.scores.prompt.push(loss),
         }
     }
