@@ -4,7 +4,7 @@ use oc_eval::{EvalConfig, HfType, Message, datasets, extract::Extractor, metrics
 use oc_tests::{json_lines, root, shared};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
@@ -14,6 +14,7 @@ use std::{
 struct Golden {
     subject: String,
     index: usize,
+    label: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<Message>>,
     gold: String,
@@ -28,31 +29,85 @@ fn config(data: &Path, subjects: &[&str]) -> EvalConfig {
     }
 }
 
-const PUBLIC: [&str; 5] = ["computer_network", "operating_system", "law", "high_school_chinese", "physician"];
-
-/// Every row of every public subject, byte for byte, in every style.
+/// Every configuration, style, question and label that was recorded, byte for byte. The records are of the validation
+/// split; where a configuration has the test split as well, its prompts come after all of these.
 #[test]
-fn ceval_prompts_are_opencompass_own() {
-    let Some(data) = shared("data") else { return };
-    for style in ["base", "internlm_chat", "internlm2_chat", "internlm2_chat_nosys", "hf_messages"] {
-        let Some(file) = shared(&format!("goldens/prompts/ceval_gen_5f30c7.{style}.jsonl.gz")) else { return };
-        let mut config = config(&data, &PUBLIC);
-        match style {
+fn prompts_are_opencompass_own() {
+    let (Some(data), Some(goldens)) = (shared("data"), shared("goldens/prompts")) else { return };
+    let manifest: Vec<Listed> =
+        serde_json::from_str(&fs::read_to_string(goldens.join("MANIFEST.json")).unwrap()).unwrap();
+    let mut files = 0;
+    for Listed { config: name, template, .. } in manifest {
+        let file = goldens.join(format!("{name}.{template}.jsonl.gz"));
+        if !file.exists() {
+            continue;
+        }
+        files += 1;
+        let goldens: Vec<Golden> = json_lines(&file);
+        let mut subjects: Vec<&str> = goldens.iter().map(|golden| golden.subject.as_str()).collect();
+        subjects.dedup();
+        let mut config = config(&data, &subjects);
+        config.datasets = vec![name.clone()];
+        match template.as_str() {
             "base" => {}
             "hf_messages" => config.hf_type = HfType::Chat,
             meta => config.meta_template = Some(meta.into()),
         }
         let records = prompts(&config, None).unwrap();
-        let by_place: BTreeMap<_, _> = records.iter().map(|r| ((r.subject.as_str(), r.index), r)).collect();
-        let goldens: Vec<Golden> = json_lines(&file);
-        assert_eq!(records.len(), goldens.len(), "{style}");
-        for golden in goldens {
-            let record = by_place[&(golden.subject.as_str(), golden.index)];
-            let place = format!("{style}, {} {}", golden.subject, golden.index);
+        let has_test_split = records.iter().any(|record| record.subject.starts_with("test-"));
+        assert_eq!(records.len() > goldens.len(), has_test_split, "{name} {template}");
+        for (record, golden) in records.iter().zip(&goldens) {
+            let place = format!("{name} {template}, {} {} {:?}", golden.subject, golden.index, golden.label);
+            assert_eq!(
+                (&record.subject, record.index, &record.label),
+                (&golden.subject, golden.index, &golden.label),
+                "{place}"
+            );
             assert_eq!(record.prompt, golden.prompt, "{place}");
             assert_eq!(record.messages, golden.messages, "{place}");
             assert_eq!(record.gold.as_ref(), Some(&golden.gold), "{place}");
         }
+    }
+    assert!(files >= 33, "only {files} files of reference prompts");
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    config: String,
+    template: String,
+}
+
+#[derive(Deserialize)]
+struct Versions {
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    config: String,
+    abbr: String,
+    subject: String,
+    version: String,
+}
+
+/// The hash of every configuration and split that was recorded.
+#[test]
+fn versions_are_opencompass_own() {
+    let Some(file) = shared("goldens/prompt_versions.json") else { return };
+    let Versions { versions } = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let Some(data) = shared("data") else { return };
+    let mut found: BTreeMap<(String, String), String> = BTreeMap::new();
+    let subjects: BTreeSet<&str> = versions.iter().map(|version| version.subject.as_str()).collect();
+    let subjects: Vec<&str> = subjects.into_iter().collect();
+    for name in versions.iter().map(|version| &version.config).collect::<BTreeSet<_>>() {
+        let config = EvalConfig { datasets: vec![name.clone()], ..config(&data, &subjects) };
+        for task in datasets::load(&config).unwrap() {
+            found.insert((name.clone(), task.abbr), task.version);
+        }
+    }
+    assert!(versions.len() >= 70);
+    for Version { config, abbr, version, .. } in versions {
+        assert_eq!(found.get(&(config.clone(), abbr.clone())), Some(&version), "{config} {abbr}");
     }
 }
 

@@ -217,6 +217,9 @@ pub struct QuestionArgs {
     /// Wrap the rounds of a plain-text prompt in a named meta template
     #[arg(long, value_name = "NAME")]
     pub meta_template: Option<String>,
+    /// Leave placeholders such as {A} alone where they stand in the questions themselves; OpenCompass replaces them
+    #[arg(long)]
+    pub strict_braces: bool,
     /// Prompts with more tokens lose in-context examples, then their beginning; both are counted [default: only the
     /// model's own limit, which cuts the beginning]
     #[arg(long, value_name = "N", value_parser = positive)]

@@ -65,6 +65,8 @@ pub fn evaluation(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) ->
     });
     let config = EvalConfig {
         datasets: datasets.clone(),
+        dataset_configs: Vec::new(),
+        strict_braces: args.questions.strict_braces,
         data_dir: find_data(data_dir.as_deref(), env.data_cache.as_deref()),
         work_dir: args.run.work_dir.clone(),
         model: model.as_ref().map(|model| model.config.clone()).unwrap_or_default(),

@@ -62,6 +62,10 @@ pub fn model_abbr(path: &str) -> String {
 pub struct EvalConfig {
     /// Names or aliases from the dataset registry, in the order of the table.
     pub datasets: Vec<String>,
+    /// Dataset dictionaries of a configuration file, after those of `datasets`; see [`crate::datasets::task`].
+    pub dataset_configs: Vec<Value>,
+    /// Leave placeholders such as `{A}` alone where they stand in the data; OpenCompass replaces them.
+    pub strict_braces: bool,
     /// Folder or downloaded archive that holds the data; not needed by `ceval_demo_gen`.
     pub data_dir: Option<PathBuf>,
     /// Run folders go here; OpenCompass's default is `outputs/default`.
@@ -104,6 +108,8 @@ impl Default for EvalConfig {
     fn default() -> Self {
         Self {
             datasets: Vec::new(),
+            dataset_configs: Vec::new(),
+            strict_braces: false,
             data_dir: None,
             work_dir: PathBuf::from("outputs/default"),
             model: ModelConfig::default(),

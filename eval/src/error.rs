@@ -67,6 +67,14 @@ pub enum Error {
         /// The file wanted.
         file: PathBuf,
     },
+    /// A score by contamination needs annotations, which are no part of the data.
+    #[error("{abbr}: annotations missing: {} does not exist\n\nhint: it says which questions are contaminated; save the annotations of github.com/liyucheng09/Contamination_Detector under this name, or evaluate the configuration without `clean` in its name", file.display())]
+    MissingAnnotations {
+        /// The subset.
+        abbr: String,
+        /// The file wanted.
+        file: PathBuf,
+    },
     /// A data file is malformed.
     #[error("{}{}: {reason}", file.display(), line.map(|l| format!(", line {l}")).unwrap_or_default())]
     Csv {

@@ -9,6 +9,10 @@ use std::{
 /// A post-processor of OpenCompass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extractor {
+    /// None: the prediction is the answer, as of perplexities.
+    Verbatim,
+    /// `match_answer_pattern(answer_pattern)`: the first group of a regular expression.
+    Pattern(Pattern),
     /// `first_capital_postprocess`: the first uppercase character of any script.
     FirstCapital,
     /// `first_option_postprocess(options, cushion)`.
@@ -19,6 +23,29 @@ pub enum Extractor {
         cushion: bool,
     },
 }
+
+/// A compiled regular expression with one group at least.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles Python's pattern.
+    ///
+    /// # Errors
+    /// A pattern without a group, or one that this crate's regular expressions do not have, e.g. with look-ahead.
+    pub fn new(pattern: &str) -> Result<Self, String> {
+        let regex = Regex::new(pattern).map_err(|e| format!("the pattern {pattern:?} is not supported: {e}"))?;
+        if regex.captures_len() < 2 { Err(format!("the pattern {pattern:?} has no group")) } else { Ok(Self(regex)) }
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 /// An extracted answer and the rule that found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +66,14 @@ impl Extractor {
     /// What OpenCompass reads out of `text`.
     pub fn extract(&self, text: &str) -> Extracted {
         match self {
+            Self::Verbatim => Extracted { answer: text.to_owned(), rule: "verbatim".into() },
+            Self::Pattern(Pattern(regex)) => {
+                let group = regex.captures(text).and_then(|captures| captures.get(1));
+                group.map_or_else(Extracted::none, |group| Extracted {
+                    answer: group.as_str().to_owned(),
+                    rule: "pattern".into(),
+                })
+            }
             // Rust's and Python's `isupper` are both Unicode's derived property Uppercase.
             Self::FirstCapital => text
                 .chars()
@@ -54,7 +89,8 @@ impl Extractor {
     /// `C`, `(C)`, `**C**`, `C. text` and `C、文` are answers; `CPU`, `C语言`, `A or B` and `A、B` are none.
     pub fn extract_strict(&self, text: &str) -> Extracted {
         let options = match self {
-            Self::FirstCapital => "ABCD",
+            Self::Verbatim => return self.extract(text),
+            Self::FirstCapital | Self::Pattern(_) => "ABCD",
             Self::FirstOption { options, .. } => options,
         };
         let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -189,6 +225,16 @@ mod tests {
         let extractor = Extractor::FirstOption { options: "ABCD".into(), cushion: true };
         assert_eq!(extractor.extract("答案是 B"), Extracted { answer: "B".into(), rule: "first-option-1".into() });
         assert_eq!(extractor.extract("xxDxx").rule, "cushion");
+    }
+
+    #[test]
+    fn patterns_and_verbatim_answers() {
+        let pattern = Pattern::new(r"(?i)ANSWER\s*:\s*([A-D])").unwrap();
+        assert_eq!(Extractor::Pattern(pattern.clone()).extract("so\nanswer : b").answer, "b");
+        assert_eq!(Extractor::Pattern(pattern).extract("none").rule, "none");
+        assert!(Pattern::new("A|B").unwrap_err().contains("no group"));
+        assert!(Pattern::new("(?=A)(B)").unwrap_err().contains("not supported"));
+        assert_eq!(Extractor::Verbatim.extract_strict("1").answer, "1");
     }
 
     #[test]

@@ -3,6 +3,25 @@
 
 use serde_json::{Map, Value};
 
+/// Marks a key that is an integer in Python: keys of JSON objects are strings. No other key begins with it.
+const INTEGER: char = '\0';
+
+/// The key of an object that stands for Python's integer `key`, as in `template={0: …, 1: …}`: everything that reads
+/// or writes configurations tells it from the text of the same digits.
+pub fn integer_key(key: i64) -> String {
+    format!("{INTEGER}{key}")
+}
+
+/// The digits of a key that [`integer_key`] made.
+pub(crate) fn integer_of_key(key: &str) -> Option<&str> {
+    key.strip_prefix(INTEGER)
+}
+
+/// A key as a literal.
+fn key(key: &str) -> String {
+    integer_of_key(key).map_or_else(|| string(key), str::to_owned)
+}
+
 /// `repr` of a string: single quotes unless it holds some and no double ones; what Python does not call printable is
 /// escaped.
 pub(crate) fn string(text: &str) -> String {
@@ -63,7 +82,7 @@ pub(crate) fn repr(value: &Value) -> String {
         Value::String(text) => string(text),
         Value::Array(items) => format!("[{}]", items.iter().map(repr).collect::<Vec<_>>().join(", ")),
         Value::Object(map) => {
-            let pairs: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", string(k), repr(v))).collect();
+            let pairs: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", key(k), repr(v))).collect();
             format!("{{{}}}", pairs.join(", "))
         }
     }
@@ -88,7 +107,11 @@ fn dict(map: &Map<String, Value>) -> String {
 }
 
 fn pair(key: &str, value: &Value, quoted: bool) -> String {
-    let start = if quoted { format!("'{key}': ") } else { format!("{key}=") };
+    let start = match integer_of_key(key) {
+        Some(digits) => format!("{digits}: "),
+        None if quoted => format!("'{key}': "),
+        None => format!("{key}="),
+    };
     match value {
         // A nested dictionary begins on a line of its own, an element of a list does not.
         Value::Object(map) => format!("{start}dict(\n    {})", indent(&dict(map))),

@@ -12,6 +12,8 @@ use crate::{
 pub(crate) struct Question<'a> {
     /// Number of its task.
     pub task: usize,
+    /// Its task.
+    pub of: &'a Task,
     /// Its subset.
     pub abbr: &'a str,
     /// Its row.
@@ -41,6 +43,7 @@ impl<'a> Questions<'a> {
         let built = r#gen::build(tasks, style, limits, model)?;
         let question = |((task, of, sample), built): ((usize, &'a Task, &'a Sample), Result<Built, String>)| Question {
             task,
+            of,
             abbr: of.abbr.as_str(),
             sample,
             prompt: built.map(|built| {

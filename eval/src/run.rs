@@ -1,18 +1,18 @@
-//! The entry points: [`run`] evaluates, [`prompts`] only builds what would be sent.
+//! The entry point: [`run`] evaluates.
 
 use crate::{
-    Error, EvalConfig, Event, Failure, HfType, Model, Observer, Overall, Phase, Prompt, PromptRecord, Result,
-    RunReport, Sample, Subset, Task,
+    Error, EvalConfig, Event, Failure, HfType, Model, Observer, Overall, Phase, Result, RunReport, Subset, Task,
     datasets::{self, Group},
     fingerprint::Fingerprint,
     journal::{Entries, Entry, Journal},
     metrics,
-    modes::r#gen::{self, Built, Limits},
+    modes::r#gen::{Built, Limits},
     output::{self, RunFolder},
     prompt::Style,
-    questions::Questions,
+    questions::{Question, Questions},
     report::{self, Score, Summary},
     score::{Answer, Counts},
+    task::Inferencer,
 };
 use oc_engine::{Request, SamplingParams, Stats};
 use std::{collections::HashSet, time::Instant};
@@ -46,7 +46,7 @@ fn evaluate(
     teller.observer.event(Event::Style(&describe_style(config)));
 
     let placeholders: usize = tasks.iter().map(Task::rows_with_placeholders).sum();
-    if placeholders > 0 {
+    if placeholders > 0 && !config.strict_braces {
         teller.warn(format!(
             "{placeholders} rows hold a placeholder such as {{A}} in their own text; as in OpenCompass it is replaced \
              by that column's value"
@@ -132,51 +132,16 @@ fn evaluate(
     })
 }
 
-/// The prompts of a run, in order, without generating anything. Without a model they are not cut to
-/// [`EvalConfig::max_seq_len`], and have no ids.
-///
-/// # Errors
-/// Whatever is wrong with the configuration, the data, or the model's tokenizer or chat template.
-pub fn prompts(config: &EvalConfig, model: Option<&dyn Model>) -> Result<Vec<PromptRecord>> {
-    let tasks = datasets::load(config)?;
-    let style = Style::new(config.hf_type, config.meta_template.as_deref())?;
-    let samples = || tasks.iter().flat_map(|task| task.samples.iter().map(move |sample| (task, sample)));
-    let record = |task: &Task, sample: &Sample, prompt: Prompt, sent: Option<(String, Vec<u32>)>| {
-        let (text, ids) = sent.unzip();
-        let (text, messages) = match prompt {
-            Prompt::Text(text) => (Some(text), None),
-            Prompt::Messages(messages) => (text, Some(messages)),
-        };
-        PromptRecord {
-            subject: task.subject.clone(),
-            index: sample.index,
-            label: None,
-            prompt: text,
-            messages,
-            ids,
-            gold: sample.gold.clone(),
-        }
-    };
-    let Some(model) = model else {
-        return samples()
-            .map(|(task, sample)| Ok(record(task, sample, task.prompt(sample, task.shots.len(), &style)?, None)))
-            .collect();
-    };
-    let built = r#gen::build(&tasks, &style, Limits::new(config, model)?, model)?;
-    samples()
-        .zip(built)
-        .map(|((task, sample), built)| match built {
-            Ok(Built { prompt, text, ids, .. }) => Ok(record(task, sample, prompt, Some((text, ids)))),
-            Err(reason) => Err(Error::Sample { abbr: task.abbr.clone(), index: sample.index, reason }),
-        })
-        .collect()
-}
-
 /// Every subset needs a name of its own, because its files bear it, and there must be something to ask.
 fn check_tasks(tasks: &[Task]) -> Result<()> {
     let mut seen = HashSet::new();
     if let Some(task) = tasks.iter().find(|task| !seen.insert(task.abbr.as_str())) {
         let what = format!("two datasets have a subset {}\n\nhint: evaluate one of them at a time", task.abbr);
+        return Err(Error::Config { what });
+    }
+    tasks.iter().try_for_each(Task::check_scorable)?;
+    if let Some(task) = tasks.iter().find(|task| !matches!(task.inferencer, Inferencer::Gen(_))) {
+        let what = format!("{} is scored by {}, which only `prompt` shows yet", task.abbr, task.inferencer.mode());
         return Err(Error::Config { what });
     }
     if tasks.iter().all(|task| task.samples.is_empty()) {
@@ -276,14 +241,14 @@ fn infer(
     if open.is_empty() {
         return Ok(Stats::default());
     }
-    let request = |built: &Built| Request {
+    let request = |question: &Question<'_>, built: &Built| Request {
         prompt: built.ids.clone(),
-        max_new_tokens: config.max_out_len,
+        max_new_tokens: question.of.max_out_len(config),
         sampling: SamplingParams { temperature: config.temperature, seed: config.seed, ..SamplingParams::default() },
-        stop: config.stop_words.clone(),
+        stop: question.of.stop_words(config),
         ignore_eos: false,
     };
-    let requests = open.iter().map(|(_, built, _)| request(built)).collect();
+    let requests = open.iter().map(|(question, built, _)| request(question, built)).collect();
     let observer = &mut *teller.observer;
     let mut done = entries.len();
     // Written, but perhaps not yet on disk.
@@ -381,7 +346,7 @@ impl Scoring<'_> {
             found.failures.push(Failure { abbr: task.abbr.clone(), index: None, reason: reason.clone() });
         }
         let (abbr, version) = (task.abbr.clone(), task.version.clone());
-        found.scores.push(Score { abbr, version, mode: "gen", accuracy });
+        found.scores.push(Score { abbr, version, mode: task.inferencer.mode(), accuracy });
         Ok(())
     }
 

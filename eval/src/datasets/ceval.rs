@@ -1,24 +1,23 @@
 //! C-Eval (Huang et al., 2023, arXiv:2305.08322): 52 subjects of Chinese exams, four options each.
 
 use super::{
-    Group,
-    files::{Files, Layout},
+    Dataset, Family, Group, Loader, Rows, Source,
+    build::{check_split, contamination, place},
+    demo,
+    files::Layout,
     table,
+    vocabulary::{
+        ICE_TOKEN, OPTIONS, dataset_type, each, evaluator_type, first_five, inferencer_type, no_examples,
+        postprocessor_type, template,
+    },
 };
-use crate::{
-    Error, EvalConfig, Result, Row,
-    extract::Extractor,
-    prompt::{Role, Round, Template, prompt_version},
-    task::{Sample, Task},
-};
+use crate::{Error, Result};
 use serde_json::{Value, json};
-use std::path::Path;
 
-/// Solved examples in a prompt: the first rows of the `dev` split.
-const SHOTS: usize = 5;
-
-const LAYOUT: Layout = Layout {
+static LAYOUT: Layout = Layout {
     dataset: "C-Eval",
+    ids: &[EXAM, INTERNAL],
+    holds: &["dev", "val"],
     folders: &["ceval/formal_ceval", "data/ceval/formal_ceval", "formal_ceval", ""],
     archives: &[("ceval-exam", ""), ("OpenCompassData-core-", "data/ceval/formal_ceval/")],
     expected: "<data>/ceval/formal_ceval/{dev,val}/<subject>_<split>.csv, ceval-exam.zip, or OpenCompassData-core-*.zip",
@@ -111,103 +110,233 @@ pub(super) fn subject(name: &str) -> &'static Subject {
     SUBJECTS.iter().find(|subject| subject.name == name).expect("a subject of C-Eval")
 }
 
-/// `ceval_gen_5f30c7`: the validation split of the wanted subjects.
-pub(super) fn load(config: &EvalConfig) -> Result<Vec<Task>> {
-    let chosen = crate::task::choose(&SUBJECTS, |subject| subject.name, &config.subjects, LAYOUT.dataset)?;
-    let no_data_dir = || Error::NoDataDir { dataset: LAYOUT.dataset.into(), expected: LAYOUT.expected.into() };
-    let mut files = Files::find(config.data_dir.as_deref().ok_or_else(no_data_dir)?, &LAYOUT)?;
-    let mut tasks = Vec::with_capacity(chosen.len());
-    for subject in chosen {
-        let (dev_file, dev) = files.read("dev", subject.name)?;
-        let (val_file, val) = files.read("val", subject.name)?;
-        let dev = table::read(&dev_file, &dev, true)?;
-        let val = table::read(&val_file, &val, true)?;
-        tasks.push(self::task(subject, "ceval", "opencompass/ceval-exam", (&dev_file, dev), val)?);
+const EXAM: &str = "opencompass/ceval-exam";
+const INTERNAL: &str = "./data/ceval_internal/formal_ceval";
+const VAL: &[&str] = &["val"];
+const BOTH: &[&str] = &["val", "test"];
+
+pub(super) static FAMILY: Family = Family {
+    name: LAYOUT.dataset,
+    folder: "ceval",
+    variable: "ceval_datasets",
+    datasets: &DATASETS,
+    loaders: &[
+        Loader { class: "CEvalDataset", read, integers: &[], has_splits: true },
+        Loader { class: "CEvalDatasetClean", read: read_clean, integers: &[], has_splits: true },
+    ],
+    groups,
+};
+
+static DATASETS: [Dataset; 9] = [
+    Dataset {
+        name: "ceval_gen_5f30c7",
+        aliases: &["ceval_gen"],
+        about: "C-Eval, 52 subjects, validation split, 5 examples, the answer is generated",
+        mode: "gen",
+        configs: || configs(VAL, EXAM, Kind::FewShot),
+    },
+    Dataset {
+        name: "ceval_gen_2daf24",
+        aliases: &[],
+        about: "the same on the validation split and the unlabelled test split",
+        mode: "gen",
+        configs: || configs(BOTH, EXAM, Kind::FewShot),
+    },
+    Dataset {
+        name: "ceval_zero_shot_gen_bd40ef",
+        aliases: &[],
+        about: "C-Eval, validation split, no examples, the model is asked to think before it answers",
+        mode: "gen",
+        configs: || configs(VAL, EXAM, Kind::ZeroShot),
+    },
+    Dataset {
+        name: "ceval_ppl_578f8d",
+        aliases: &["ceval_ppl"],
+        about: "C-Eval, 52 subjects, validation split, 5 examples, the likeliest of four answers",
+        mode: "ppl",
+        configs: || configs(VAL, EXAM, Kind::Perplexity("AccEvaluator")),
+    },
+    Dataset {
+        name: "ceval_ppl_93e5ce",
+        aliases: &[],
+        about: "the same on the validation split and the unlabelled test split",
+        mode: "ppl",
+        configs: || configs(BOTH, EXAM, Kind::Perplexity("AccEvaluator")),
+    },
+    Dataset {
+        name: "ceval_ppl_1cd8bf",
+        aliases: &[],
+        about: "the likeliest of four answers, in a plain text without roles, both splits",
+        mode: "ppl",
+        configs: || configs(BOTH, EXAM, Kind::Plain),
+    },
+    Dataset {
+        name: "ceval_internal_ppl_93e5ce",
+        aliases: &[],
+        about: "ceval_ppl_93e5ce on data/ceval_internal, whose test split has answers; else on C-Eval's own data",
+        mode: "ppl",
+        configs: || configs(BOTH, INTERNAL, Kind::Perplexity("AccwithDetailsEvaluator")),
+    },
+    Dataset {
+        name: "ceval_internal_ppl_1cd8bf",
+        aliases: &[],
+        about: "another name of ceval_ppl_1cd8bf",
+        mode: "ppl",
+        configs: || configs(BOTH, EXAM, Kind::Plain),
+    },
+    Dataset {
+        name: "ceval_clean_ppl",
+        aliases: &[],
+        about: "ceval_ppl scored apart for clean and contaminated questions; needs annotations",
+        mode: "ppl",
+        configs: || configs(VAL, EXAM, Kind::Perplexity("AccContaminationEvaluator")),
+    },
+];
+
+/// The five kinds of C-Eval's configurations; of perplexities with the evaluator.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    FewShot,
+    ZeroShot,
+    Perplexity(&'static str),
+    Plain,
+}
+
+fn configs(splits: &[&str], path: &str, kind: Kind) -> Vec<Value> {
+    let of_split = |split: &&str| {
+        let split = (*split).to_owned();
+        SUBJECTS.iter().map(move |subject| {
+            config(subject, if split == "val" { "ceval" } else { "ceval-test" }, path, &split, kind)
+        })
+    };
+    splits.iter().flat_map(of_split).collect()
+}
+
+/// One subset: `<abbr>-<subject>`.
+pub(super) fn config(subject: &Subject, abbr: &str, path: &str, split: &str, kind: Kind) -> Value {
+    let evaluator = if let Kind::Perplexity(evaluator) = kind { evaluator } else { "AccEvaluator" };
+    let mut eval_cfg = json!({ "evaluator": { "type": evaluator_type(evaluator) } });
+    match kind {
+        Kind::FewShot => {
+            eval_cfg["pred_postprocessor"] = json!({ "type": postprocessor_type("first_capital_postprocess") })
+        }
+        Kind::ZeroShot => {
+            eval_cfg["pred_postprocessor"] =
+                json!({ "type": postprocessor_type("first_option_postprocess"), "options": "ABCD" });
+        }
+        Kind::Perplexity(_) | Kind::Plain => {}
     }
-    Ok(tasks)
-}
-
-/// The task of one subject: `dev` rows are its solved examples, `val` rows its questions.
-pub(super) fn task(
-    subject: &Subject,
-    abbr: &str,
-    path: &str,
-    (dev_file, mut dev): (&Path, Vec<Row>),
-    val: Vec<Row>,
-) -> Result<Task> {
-    if dev.len() < SHOTS {
-        let reason = format!("{} rows, but a prompt needs {SHOTS} solved examples", dev.len());
-        return Err(Error::Csv { file: dev_file.to_owned(), line: None, reason });
-    }
-    dev.truncate(SHOTS);
-    let question = format!(
-        "以下是中国关于{}考试的单项选择题，请选出其中的正确答案。\n{{question}}\nA. {{A}}\nB. {{B}}\nC. {{C}}\nD. {{D}}\n答案: ",
-        subject.chinese
-    );
-    let abbr = format!("{abbr}-{}", subject.name);
-    let infer_cfg = infer_config(&question);
-    let samples = val.into_iter().enumerate().map(|(index, row)| {
-        let gold = row.iter().find(|(name, _)| name == "answer").map(|(_, answer)| answer.clone());
-        Sample { index, row, gold }
-    });
-    Ok(Task {
-        version: prompt_version(&infer_cfg),
-        dataset_config: dataset_config(&abbr, subject.name, path, infer_cfg),
-        abbr,
-        subject: subject.name.into(),
-        samples: samples.collect(),
-        shots: dev,
-        template: Template {
-            rounds: vec![
-                Round { role: Role::Human, prompt: question },
-                Round { role: Role::Bot, prompt: "{answer}".into() },
-            ],
-            answer: "answer".into(),
-        },
-        extractor: Extractor::FirstCapital,
-    })
-}
-
-/// OpenCompass's `infer_cfg`, keys sorted as its dumped configurations have them.
-fn infer_config(question: &str) -> Value {
-    json!({
-        "ice_template": {
-            "ice_token": "</E>",
-            "template": {
-                "begin": "</E>",
-                "round": [
-                    {"prompt": question, "role": "HUMAN"},
-                    {"prompt": "{answer}", "role": "BOT"},
-                ],
-            },
-            "type": "opencompass.openicl.icl_prompt_template.PromptTemplate",
-        },
-        "inferencer": {"type": "opencompass.openicl.icl_inferencer.GenInferencer"},
-        "retriever": {
-            "fix_id_list": (0..SHOTS).collect::<Vec<_>>(),
-            "type": "opencompass.openicl.icl_retriever.FixKRetriever",
-        },
-    })
-}
-
-fn dataset_config(abbr: &str, name: &str, path: &str, infer_cfg: Value) -> Value {
-    json!({
-        "abbr": abbr,
-        "eval_cfg": {
-            "evaluator": {"type": "opencompass.openicl.icl_evaluator.AccEvaluator"},
-            "pred_postprocessor": {"type": "opencompass.utils.text_postprocessors.first_capital_postprocess"},
-        },
-        "infer_cfg": infer_cfg,
-        "name": name,
+    let class = if evaluator == "AccContaminationEvaluator" {
+        eval_cfg["analyze_contamination"] = true.into();
+        "CEvalDatasetClean"
+    } else {
+        "CEvalDataset"
+    };
+    let mut config = json!({
+        "type": dataset_type(class),
         "path": path,
+        "name": subject.name,
+        "abbr": format!("{abbr}-{}", subject.name),
         "reader_cfg": {
             "input_columns": ["question", "A", "B", "C", "D"],
             "output_column": "answer",
-            "test_split": "val",
             "train_split": "dev",
+            "test_split": split,
         },
-        "type": "opencompass.datasets.CEvalDataset",
-    })
+        "infer_cfg": infer_config(subject, kind),
+        "eval_cfg": eval_cfg,
+    });
+    if path == INTERNAL {
+        config["local_mode"] = true.into();
+    }
+    config
+}
+
+fn infer_config(subject: &Subject, kind: Kind) -> Value {
+    let thought = if matches!(kind, Kind::ZeroShot) { "让我们一步一步思考。" } else { "" };
+    let asked = format!(
+        "以下是中国关于{}考试的单项选择题，请选出其中的正确答案。\n{{question}}\nA. {{A}}\nB. {{B}}\nC. {{C}}\nD. {{D}}\n{thought}答案: ",
+        subject.chinese
+    );
+    let rounds = |answer: &str| {
+        json!({
+            "begin": ICE_TOKEN,
+            "round": [{ "role": "HUMAN", "prompt": asked }, { "role": "BOT", "prompt": answer }],
+        })
+    };
+    match kind {
+        Kind::FewShot => json!({
+            "ice_template": template(rounds("{answer}"), Some(ICE_TOKEN)),
+            "retriever": first_five(),
+            "inferencer": { "type": inferencer_type("GenInferencer") },
+        }),
+        Kind::ZeroShot => json!({
+            "ice_template": template(rounds("{answer}"), Some(ICE_TOKEN)),
+            "retriever": no_examples(),
+            "inferencer": { "type": inferencer_type("GenInferencer"), "max_out_len": 256 },
+        }),
+        Kind::Perplexity(_) => json!({
+            "ice_template": template(each(&OPTIONS, &rounds), Some(ICE_TOKEN)),
+            "retriever": first_five(),
+            "inferencer": { "type": inferencer_type("PPLInferencer") },
+        }),
+        Kind::Plain => {
+            let stated = |answer: &str| format!("{{question}}\nA. {{A}}\nB. {{B}}\nC. {{C}}\nD. {{D}}\n答案: {answer}");
+            let hint = format!("以下是关于{}的单项选择题，请直接给出正确答案的选项。", subject.chinese);
+            let example = |answer: &str| Value::from(stated(answer) + "\n");
+            let question = |answer: &str| Value::from(format!("{hint}\n{ICE_TOKEN}{}", stated(answer)));
+            json!({
+                "ice_template": template(each(&OPTIONS, &example), None),
+                "prompt_template": template(each(&OPTIONS, &question), Some(ICE_TOKEN)),
+                "retriever": first_five(),
+                "inferencer": { "type": inferencer_type("PPLInferencer") },
+            })
+        }
+    }
+}
+
+/// One split of a subject: OpenCompass gives every row an explanation and an answer, empty where there is none.
+fn read(source: &mut Source<'_>, config: &Value, split: &str) -> Result<Rows> {
+    let (path, name) = place(config)?;
+    let (file, bytes) = match demo::file(path, name, split) {
+        Some(found) => found,
+        None => {
+            check_split(LAYOUT.dataset, &["dev", "val", "test"], split)?;
+            source.files(path, &LAYOUT)?.read(&format!("{split}/{name}_{split}.csv"), name)?
+        }
+    };
+    let mut rows = table::read(&file, &bytes, split != "test")?;
+    for row in &mut rows {
+        for column in ["explanation", "answer"] {
+            if !row.iter().any(|(name, _)| name == column) {
+                row.push((column.into(), String::new()));
+            }
+        }
+    }
+    Ok(Rows { file, rows, missing_annotations: None })
+}
+
+/// The same with the column `is_clean` on the validation split, from `val/ceval_contamination_annotations.json`:
+/// `{"law-0": ["clean", …], …}`.
+fn read_clean(source: &mut Source<'_>, config: &Value, split: &str) -> Result<Rows> {
+    let mut read = read(source, config, split)?;
+    if split != "val" {
+        return Ok(read);
+    }
+    let (path, name) = place(config)?;
+    let annotations = "val/ceval_contamination_annotations.json";
+    match source.files(path, &LAYOUT)?.read(annotations, name) {
+        Ok((file, bytes)) => {
+            for (index, status) in
+                contamination(&file, &bytes, read.rows.len(), |i| format!("{name}-{i}"))?.into_iter().enumerate()
+            {
+                read.rows[index].push(("is_clean".into(), status));
+            }
+        }
+        Err(Error::MissingSubject { file, .. }) => read.missing_annotations = Some(file),
+        Err(other) => return Err(other),
+    }
+    Ok(read)
 }
 
 /// The groups of OpenCompass's C-Eval summarizer: six over the validation split, and the same over the test split.
@@ -218,12 +347,12 @@ pub(super) fn groups() -> Vec<Group> {
 /// The groups of the subsets whose names begin with `split`.
 fn groups_of(split: &str) -> Vec<Group> {
     let subset = |name: &str| format!("{split}-{name}");
-    let category = |category: &str| Group {
-        name: subset(category),
-        subsets: SUBJECTS.iter().filter(|s| s.category == category).map(|s| subset(s.name)).collect(),
+    let category = |category: &str| {
+        let subjects = SUBJECTS.iter().filter(|s| s.category == category);
+        Group::new(subset(category), subjects.map(|s| subset(s.name)).collect())
     };
     let mut groups: Vec<Group> = ["stem", "social-science", "humanities", "other"].into_iter().map(category).collect();
-    groups.push(Group { name: subset("hard"), subsets: HARD.iter().map(|name| subset(name)).collect() });
-    groups.push(Group { name: split.into(), subsets: SUBJECTS.iter().map(|s| subset(s.name)).collect() });
+    groups.push(Group::new(subset("hard"), HARD.iter().map(|name| subset(name)).collect()));
+    groups.push(Group::new(split, SUBJECTS.iter().map(|s| subset(s.name)).collect()));
     groups
 }

@@ -1,12 +1,11 @@
 //! The built-in demonstration set: eight subjects of original questions in C-Eval's format. It is not C-Eval.
 
 use super::{
-    Group,
-    ceval::{self, Subject},
-    table,
+    Dataset, Family, Group,
+    ceval::{self, Kind},
 };
-use crate::{EvalConfig, Result, task::Task};
-use std::path::Path;
+use serde_json::Value;
+use std::path::PathBuf;
 
 const NAME: &str = "ceval_demo";
 
@@ -37,21 +36,50 @@ static FILES: [Embedded; 8] = embedded![
     "law",
 ];
 
-/// The tasks, in C-Eval's order of subjects.
-pub(super) fn load(config: &EvalConfig) -> Result<Vec<Task>> {
-    let chosen = crate::task::choose(&FILES, |files| files.subject, &config.subjects, NAME)?;
-    let task = |files: &Embedded| {
-        let subject: &Subject = ceval::subject(files.subject);
-        let file = |split: &str| format!("{NAME}/{split}/{}_{split}.csv", subject.name);
-        let dev = table::read(Path::new(&file("dev")), files.dev.as_bytes(), true)?;
-        let val = table::read(Path::new(&file("val")), files.val.as_bytes(), true)?;
-        ceval::task(subject, NAME, NAME, (Path::new(&file("dev")), dev), val)
+pub(super) static FAMILY: Family = Family {
+    name: NAME,
+    folder: "",
+    variable: "ceval_demo_datasets",
+    datasets: &DATASETS,
+    // Its rows are read as C-Eval's.
+    loaders: &[],
+    groups,
+};
+
+static DATASETS: [Dataset; 2] = [
+    Dataset {
+        name: "ceval_demo_gen",
+        aliases: &[],
+        about: "built-in demonstration in C-Eval's format, 8 subjects, 80 questions; NOT C-Eval",
+        mode: "gen",
+        configs: || configs(Kind::FewShot),
+    },
+    Dataset {
+        name: "ceval_demo_ppl",
+        aliases: &[],
+        about: "the same, by the likeliest of four answers; NOT C-Eval",
+        mode: "ppl",
+        configs: || configs(Kind::Perplexity("AccEvaluator")),
+    },
+];
+
+/// In C-Eval's order of subjects.
+fn configs(kind: Kind) -> Vec<Value> {
+    FILES.iter().map(|files| ceval::config(ceval::subject(files.subject), NAME, NAME, "val", kind)).collect()
+}
+
+/// The embedded file of `subject`, if `path` names this set.
+pub(super) fn file(path: &str, subject: &str, split: &str) -> Option<(PathBuf, Vec<u8>)> {
+    let files = FILES.iter().find(|files| path == NAME && files.subject == subject)?;
+    let text = match split {
+        "dev" => files.dev,
+        "val" => files.val,
+        _ => return None,
     };
-    chosen.into_iter().map(task).collect()
+    Some((PathBuf::from(format!("{NAME}/{split}/{subject}_{split}.csv")), text.as_bytes().to_vec()))
 }
 
 /// One group of all subjects.
-pub(super) fn groups() -> Vec<Group> {
-    let subsets = FILES.iter().map(|files| format!("{NAME}-{}", files.subject)).collect();
-    vec![Group { name: NAME.into(), subsets }]
+fn groups() -> Vec<Group> {
+    vec![Group::new(NAME, FILES.iter().map(|files| format!("{NAME}-{}", files.subject)).collect())]
 }

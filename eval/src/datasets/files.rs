@@ -15,9 +15,13 @@ const MAX_FILE: u64 = 64 << 20;
 pub(super) struct Layout {
     /// For messages.
     pub dataset: &'static str,
-    /// Folders below the data folder, likeliest first; each holds `dev`, `val` and `test`.
+    /// What OpenCompass's configurations call it in `path=`.
+    pub ids: &'static [&'static str],
+    /// Folders below the data folder, likeliest first.
     pub folders: &'static [&'static str],
-    /// Archives: the beginning of the file's name, and the folder inside that holds `dev`, `val` and `test`.
+    /// Folders and files of which each of `folders` holds one at least.
+    pub holds: &'static [&'static str],
+    /// Archives: the beginning of the file's name, and the folder inside that holds the same.
     pub archives: &'static [(&'static str, &'static str)],
     /// In words.
     pub expected: &'static str,
@@ -46,13 +50,14 @@ impl Files {
         };
         if data_dir.is_file() {
             let known = layout.archives.iter().map(|(_, folder)| *folder);
-            return Self::archive(data_dir, known)?.ok_or_else(|| missing("an archive without its files".into()));
+            return Self::archive(data_dir, known, layout.holds)?
+                .ok_or_else(|| missing("an archive without its files".into()));
         }
         if !data_dir.is_dir() {
             return Err(missing("no such file or folder".into()));
         }
-        let holds_splits = |folder: &Path| folder.join("val").is_dir() || folder.join("dev").is_dir();
-        if let Some(folder) = layout.folders.iter().map(|folder| data_dir.join(folder)).find(|f| holds_splits(f)) {
+        let holds = |folder: &Path| layout.holds.iter().any(|name| folder.join(name).exists());
+        if let Some(folder) = layout.folders.iter().map(|folder| data_dir.join(folder)).find(|f| holds(f)) {
             return Ok(Self::Folder(folder));
         }
         let mut names: Vec<String> = fs::read_dir(data_dir)
@@ -63,7 +68,7 @@ impl Files {
         for (beginning, folder) in layout.archives {
             // The newest, should there be several.
             for name in names.iter().rev().filter(|name| name.starts_with(beginning) && name.ends_with(".zip")) {
-                if let Some(files) = Self::archive(&data_dir.join(name), [*folder].into_iter())? {
+                if let Some(files) = Self::archive(&data_dir.join(name), [*folder].into_iter(), layout.holds)? {
                     return Ok(files);
                 }
             }
@@ -76,30 +81,33 @@ impl Files {
         }))
     }
 
-    /// The archive, if it has files in one of `folders`.
-    fn archive<'a>(path: &Path, mut folders: impl Iterator<Item = &'a str>) -> Result<Option<Self>> {
+    /// The archive, if one of `folders` in it holds one of `names`.
+    fn archive<'a>(path: &Path, mut folders: impl Iterator<Item = &'a str>, names: &[&str]) -> Result<Option<Self>> {
         let read = |source: io::Error| Error::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read)?;
         let archive = ZipArchive::new(file).map_err(|e| read(io::Error::other(format!("not a zip archive: {e}"))))?;
         let holds = |folder: &&str| {
-            let split = |split: &str| format!("{folder}{split}/");
-            let (dev, val) = (split("dev"), split("val"));
-            archive.file_names().flatten().any(|name| name.starts_with(&dev) || name.starts_with(&val))
+            let wanted: Vec<String> = names.iter().map(|name| format!("{folder}{name}")).collect();
+            let is_it = |file: &str| {
+                wanted.iter().any(|wanted| {
+                    file.strip_prefix(wanted.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/'))
+                })
+            };
+            archive.file_names().flatten().any(|file| is_it(&file))
         };
         let Some(folder) = folders.find(holds) else { return Ok(None) };
         Ok(Some(Self::Archive { path: path.to_owned(), archive: Box::new(archive), folder: folder.to_owned() }))
     }
 
-    /// The name, for messages, and the bytes of `<split>/<subject>_<split>.csv`.
+    /// The name, for messages, and the bytes of `name`, a file of `subject`.
     ///
     /// # Errors
     /// [`Error::MissingSubject`], [`Error::Read`].
-    pub fn read(&mut self, split: &str, subject: &str) -> Result<(PathBuf, Vec<u8>)> {
-        let name = format!("{split}/{subject}_{split}.csv");
+    pub fn read(&mut self, name: &str, subject: &str) -> Result<(PathBuf, Vec<u8>)> {
         let missing = |file: &Path| Error::MissingSubject { subject: subject.to_owned(), file: file.to_owned() };
         match self {
             Self::Folder(folder) => {
-                let file = folder.join(&name);
+                let file = folder.join(name);
                 match fs::read(&file) {
                     Ok(bytes) => Ok((file, bytes)),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => Err(missing(&file)),

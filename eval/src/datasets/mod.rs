@@ -1,22 +1,42 @@
-//! The dataset registry: one row per configuration name, one file per dataset.
+//! The dataset registry: one row per dataset here, one file per dataset beside this one.
+//!
+//! A configuration is data in OpenCompass's own vocabulary: the dictionaries that its configuration file of the same
+//! name would make. [`Task`]s are built from these ([`task`]), and from those of a user's file alike.
 
+mod build;
 mod ceval;
 mod demo;
 mod files;
 mod table;
+mod vocabulary;
 
 use crate::{Error, EvalConfig, Result, names, task::Task};
+use files::Files;
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 /// A named mean over subsets, as a row of OpenCompass's summarizer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// E.g. `ceval-stem`.
     pub name: String,
     /// Abbreviations of its subsets, in OpenCompass's order.
     pub subsets: Vec<String>,
+    /// Weight of each subset; empty where all weigh the same.
+    pub weights: Vec<f64>,
 }
 
-/// One registered configuration.
+impl Group {
+    /// One whose subsets weigh the same.
+    pub fn new(name: impl Into<String>, subsets: Vec<String>) -> Self {
+        Self { name: name.into(), subsets, weights: Vec::new() }
+    }
+}
+
+/// One configuration.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// E.g. `ceval_gen_5f30c7`.
@@ -27,75 +47,169 @@ pub struct Dataset {
     pub about: &'static str,
     /// `gen` or `ppl`.
     pub mode: &'static str,
-    load: fn(&EvalConfig) -> Result<Vec<Task>>,
+    configs: fn() -> Vec<Value>,
+}
+
+impl Dataset {
+    /// The dictionaries of its subsets: `type`, `path`, `name`, `abbr`, `reader_cfg`, `infer_cfg`, `eval_cfg`. Integer
+    /// keys are as [`crate::integer_key`] makes them.
+    pub fn configs(&self) -> Vec<Value> {
+        (self.configs)()
+    }
+}
+
+/// A dataset: how its data is read, and its configurations.
+pub struct Family {
+    /// For messages, e.g. `C-Eval`.
+    pub name: &'static str,
+    /// The folder of its configuration files in OpenCompass, e.g. `ceval`.
+    pub folder: &'static str,
+    /// The variable that its configuration files define, e.g. `ceval_datasets`.
+    pub variable: &'static str,
+    /// Its configurations.
+    pub datasets: &'static [Dataset],
+    loaders: &'static [Loader],
     groups: fn() -> Vec<Group>,
 }
 
-static DATASETS: [Dataset; 2] = [
-    Dataset {
-        name: "ceval_gen_5f30c7",
-        aliases: &["ceval_gen"],
-        about: "C-Eval, 52 subjects, validation split, 5 examples, the answer is generated",
-        mode: "gen",
-        load: ceval::load,
-        groups: ceval::groups,
-    },
-    Dataset {
-        name: "ceval_demo_gen",
-        aliases: &[],
-        about: "built-in demonstration in C-Eval's format, 8 subjects, 80 questions; NOT C-Eval",
-        mode: "gen",
-        load: demo::load,
-        groups: demo::groups,
-    },
-];
-
-/// Every registered configuration.
-pub fn all() -> &'static [Dataset] {
-    &DATASETS
+/// How a dataset class of OpenCompass reads its data.
+struct Loader {
+    /// The class, without its module.
+    class: &'static str,
+    /// Reads one split.
+    read: fn(&mut Source<'_>, &Value, &str) -> Result<Rows>,
+    /// Columns that are integers there.
+    integers: &'static [&'static str],
+    /// Whether the splits have names, which OpenCompass then adds to the column `subdivision`.
+    has_splits: bool,
 }
 
-/// The tasks of all of `config.datasets`, in table order, with `subjects` and `limit` applied.
+/// One split of a subset.
+struct Rows {
+    /// For messages.
+    file: PathBuf,
+    rows: Vec<crate::Row>,
+    /// The file of contamination annotations that the class needs and that is not there.
+    missing_annotations: Option<PathBuf>,
+}
+
+static FAMILIES: [&Family; 2] = [&ceval::FAMILY, &demo::FAMILY];
+
+/// Every dataset.
+pub fn families() -> &'static [&'static Family] {
+    &FAMILIES
+}
+
+/// Every configuration.
+pub fn all() -> impl Iterator<Item = &'static Dataset> {
+    FAMILIES.iter().flat_map(|family| family.datasets)
+}
+
+/// The dataset and its configuration of this name or alias.
+pub fn find(name: &str) -> Option<(&'static Family, &'static Dataset)> {
+    let is_it = |dataset: &&Dataset| dataset.name == name || dataset.aliases.contains(&name);
+    FAMILIES.iter().find_map(|family| family.datasets.iter().find(is_it).map(|dataset| (*family, dataset)))
+}
+
+/// Where data lies. Folders and archives are looked for once.
+pub struct Source<'a> {
+    data_dir: Option<&'a Path>,
+    found: HashMap<&'static str, Files>,
+}
+
+impl<'a> Source<'a> {
+    /// Below `data_dir`, or in it.
+    pub fn new(data_dir: Option<&'a Path>) -> Self {
+        Self { data_dir, found: HashMap::new() }
+    }
+
+    /// The files of the dataset that a configuration calls `path`: one of OpenCompass's names for it, or a folder.
+    ///
+    /// # Errors
+    /// [`Error::NoDataDir`], [`Error::MissingData`], [`Error::Read`].
+    fn files(&mut self, path: &str, layout: &'static files::Layout) -> Result<&mut Files> {
+        let folder = Path::new(path);
+        let is_own = !layout.ids.contains(&path) && folder.is_dir();
+        if is_own && !matches!(self.found.get(layout.dataset), Some(Files::Folder(known)) if known == folder) {
+            self.found.insert(layout.dataset, Files::Folder(folder.to_owned()));
+        }
+        if !self.found.contains_key(layout.dataset) {
+            let expected = || layout.expected.to_owned();
+            let no_data_dir = || Error::NoDataDir { dataset: layout.dataset.into(), expected: expected() };
+            self.found.insert(layout.dataset, Files::find(self.data_dir.ok_or_else(no_data_dir)?, layout)?);
+        }
+        Ok(self.found.get_mut(layout.dataset).expect("it was inserted"))
+    }
+}
+
+/// The task that one of OpenCompass's dataset dictionaries describes.
+///
+/// # Errors
+/// [`Error::Config`] for what is not supported, with its name; missing or malformed data.
+pub fn task(config: &Value, source: &mut Source<'_>, strict_braces: bool) -> Result<Task> {
+    build::task(config, source, strict_braces)
+}
+
+/// The tasks of all of `config.datasets`, in table order, then those of `config.dataset_configs`, with `subjects` and
+/// `limit` applied.
 ///
 /// # Errors
 /// Unknown names, missing or malformed data.
 pub fn load(config: &EvalConfig) -> Result<Vec<Task>> {
+    let named = named(config)?;
+    let own = config.dataset_configs.iter().cloned();
+    let configs: Vec<Value> = named.iter().flat_map(|(_, dataset)| dataset.configs()).chain(own).collect();
+    let subjects: Vec<[String; 2]> = configs.iter().map(build::subjects).collect();
+    let all: Vec<&str> = subjects.iter().flatten().map(String::as_str).collect();
+    let families: Vec<&str> = named.iter().map(|(family, _)| family.name).collect();
+    crate::task::check_subjects(&all, &config.subjects, &families.join(", "))?;
+    let is_wanted =
+        |names: &[String; 2]| config.subjects.is_empty() || names.iter().any(|n| config.subjects.contains(n));
+    let mut source = Source::new(config.data_dir.as_deref());
     let mut tasks = Vec::new();
-    for dataset in named(config)? {
-        tasks.extend((dataset.load)(config)?);
-    }
-    if let Some(limit) = config.limit {
-        tasks.iter_mut().for_each(|task| task.samples.truncate(limit));
+    for (dataset, _) in configs.iter().zip(&subjects).filter(|(_, names)| is_wanted(names)) {
+        let mut task = task(dataset, &mut source, config.strict_braces)?;
+        if let Some(limit) = config.limit {
+            task.samples.truncate(limit);
+        }
+        tasks.push(task);
     }
     Ok(tasks)
 }
 
-/// The groups of `config.datasets`, in OpenCompass's order.
+/// The groups of `config.datasets` and `config.dataset_configs`, in OpenCompass's order.
 ///
 /// # Errors
 /// Unknown names.
 pub fn groups(config: &EvalConfig) -> Result<Vec<Group>> {
-    Ok(named(config)?.into_iter().flat_map(|dataset| (dataset.groups)()).collect())
+    let mut families: Vec<&Family> = named(config)?.into_iter().map(|(family, _)| family).collect();
+    families.extend(config.dataset_configs.iter().filter_map(build::family));
+    let mut names: Vec<&str> = Vec::new();
+    families.retain(|family| {
+        let is_new = !names.contains(&family.name);
+        names.push(family.name);
+        is_new
+    });
+    Ok(families.into_iter().flat_map(|family| (family.groups)()).collect())
 }
 
-/// The rows of the registry that the configuration names, each once.
-fn named(config: &EvalConfig) -> Result<Vec<&'static Dataset>> {
-    let mut found: Vec<&'static Dataset> = Vec::new();
+/// The configurations that are named, each once.
+fn named(config: &EvalConfig) -> Result<Vec<(&'static Family, &'static Dataset)>> {
+    let mut found: Vec<(&'static Family, &'static Dataset)> = Vec::new();
     for name in &config.datasets {
-        let dataset = DATASETS.iter().find(|dataset| dataset.name == name || dataset.aliases.contains(&name.as_str()));
-        let dataset = dataset.ok_or_else(|| {
-            let known = || DATASETS.iter().flat_map(|d| d.aliases.iter().copied().chain([d.name]));
+        let (family, dataset) = find(name).ok_or_else(|| {
+            let known = || all().flat_map(|d| d.aliases.iter().copied().chain([d.name]));
             Error::UnknownDataset {
                 name: name.clone(),
                 near: names::near(name, known()),
                 known: known().map(str::to_owned).collect(),
             }
         })?;
-        if !found.iter().any(|one| one.name == dataset.name) {
-            found.push(dataset);
+        if !found.iter().any(|(_, one)| one.name == dataset.name) {
+            found.push((family, dataset));
         }
     }
-    if found.is_empty() {
+    if found.is_empty() && config.dataset_configs.is_empty() {
         return Err(Error::Config {
             what: "no dataset was named\n\nhint: name one with --datasets, e.g. ceval_gen".into(),
         });

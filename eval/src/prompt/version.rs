@@ -1,5 +1,6 @@
 //! The version of a prompt: OpenCompass's hash of the inference configuration, shown in its tables.
 
+use crate::python::integer_of_key;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -29,11 +30,12 @@ fn write_sorted(value: &Value, out: &mut String) {
         }
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_by_key(|(key, _)| *key);
+            // Python sorts integers as such, and text as text; the two do not mix.
+            entries.sort_by_key(|(key, _)| (integer_of_key(key).and_then(|digits| digits.parse::<i64>().ok()), *key));
             out.push('{');
             for (i, (key, item)) in entries.into_iter().enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_ascii(key, out);
+                write_ascii(integer_of_key(key).unwrap_or(key), out);
                 out.push_str(": ");
                 write_sorted(item, out);
             }
