@@ -24,6 +24,11 @@ pub fn checkpoint(name: &str) -> PathBuf {
     if folder.is_dir() { folder } else { fixtures.join(format!("{name}.gguf")) }
 }
 
+/// A committed file or folder of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name)
+}
+
 /// A path below the shared reference data, which lies beside the repository (or at `OC_SHARED`). `None`, with a
 /// notice, where it does not exist.
 ///

@@ -267,6 +267,26 @@ impl Gguf {
         Ok(Some(strings))
     }
 
+    /// A metadata array of numbers.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for another type.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        let (kind, len, range) = match self.metadata.get(key) {
+            None => return Ok(None),
+            Some(Value::Array { kind, len, range }) => (*kind, *len, range),
+            Some(_) => return Err(self.wrong_type(key, "an array of numbers")),
+        };
+        let mut cursor = Cursor { file: &self.file, pos: range.start };
+        (0..len)
+            .map(|_| match cursor.scalar(kind, key)? {
+                Value::Float(v) => Ok(v as f32),
+                _ => Err(self.wrong_type(key, "an array of numbers")),
+            })
+            .collect::<Result<_>>()
+            .map(Some)
+    }
+
     /// An array of integers, or `None` if the key is absent.
     pub fn ints(&self, key: &str) -> Result<Option<Vec<i64>>> {
         let (kind, len, range) = match self.metadata.get(key) {

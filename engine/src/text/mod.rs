@@ -2,6 +2,8 @@
 
 mod chat_template;
 mod gguf_vocab;
+mod sentencepiece;
+mod special_tokens;
 mod tokenizer;
 mod tokenizer_config;
 

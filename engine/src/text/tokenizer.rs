@@ -1,51 +1,57 @@
-//! A tokenizer from `tokenizer.json` or from the vocabulary of a GGUF file.
+//! A tokenizer from `tokenizer.json`, `tokenizer.model` or the vocabulary of a GGUF file.
 
-use super::{gguf_vocab, tokenizer_config::TokenizerConfig};
+use super::{gguf_vocab, sentencepiece::SentencePiece, tokenizer_config::TokenizerConfig};
 use crate::{
     Error, Result,
     load::{ModelFiles, gguf, hash::hash, read_text},
 };
-use std::{
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{path::Path, thread};
 
 /// Fewer texts than this per thread are not worth a thread.
 const MIN_TEXTS_PER_THREAD: usize = 8;
 
 /// Turns text into token ids and back.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     vocab_size: usize,
     fingerprint: String,
 }
 
+enum Inner {
+    /// `tokenizer.json`, and byte-level BPE of GGUF files.
+    Json(Box<tokenizers::Tokenizer>),
+    /// `tokenizer.model`, and its kin in GGUF files.
+    SentencePiece(Box<SentencePiece>),
+}
+
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, a folder that holds one, or the vocabulary of a `.gguf` file.
+    /// Reads a `tokenizer.json`, a `tokenizer.model`, a folder that holds one of them (the first, if both), or the
+    /// vocabulary of a `.gguf` file.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Malformed`], or [`Error::Unsupported`] for a pre-tokenizer this engine does not know.
+    /// [`Error::Io`], [`Error::Malformed`], or [`Error::Unsupported`] for a kind of tokenizer this engine does not know.
     pub fn open(path: &Path) -> Result<Self> {
         if gguf::is_gguf(path) {
-            return Self::new(gguf_vocab::tokenizer(&gguf::Gguf::open(path)?)?);
+            return Self::of_gguf(&gguf::Gguf::open(path)?);
         }
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-        if path.is_dir() && !file.is_file() {
-            let slow = ["tokenizer.model", "vocab.json"].into_iter().find(|name| path.join(name).is_file());
-            return Err(Error::Malformed {
-                path: path.to_owned(),
-                reason: match slow {
-                    Some(name) => format!(
-                        "the folder has no tokenizer.json, only {name}\n\nhint: transformers writes one with \
-                         AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-                    ),
-                    None => {
-                        "the folder has no tokenizer.json\n\nhint: name another folder with --tokenizer-path".into()
-                    }
-                },
-            });
+        if !path.is_dir() {
+            let is_model = path.extension().is_some_and(|extension| extension == "model");
+            return if is_model { Ok(Self::sentencepiece(SentencePiece::open(path)?)) } else { Self::from_json(path) };
         }
-        Self::from_json(file)
+        let [json, model] = ["tokenizer.json", "tokenizer.model"].map(|name| path.join(name));
+        if json.is_file() {
+            return Self::from_json(&json);
+        }
+        if model.is_file() {
+            return Ok(Self::sentencepiece(SentencePiece::open(&model)?));
+        }
+        let reason = if path.join("vocab.json").is_file() {
+            "the folder has neither tokenizer.json nor tokenizer.model, only vocab.json\n\nhint: transformers writes one \
+             with AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        } else {
+            "the folder has neither tokenizer.json nor tokenizer.model\n\nhint: name another folder with --tokenizer-path"
+        };
+        Err(Error::Malformed { path: path.to_owned(), reason: reason.into() })
     }
 
     /// The tokenizer that belongs to `files`.
@@ -54,14 +60,26 @@ impl Tokenizer {
     /// As for [`open`](Self::open).
     pub(crate) fn of_model(files: &ModelFiles) -> Result<Self> {
         match files.gguf() {
-            Some(gguf) => Self::new(gguf_vocab::tokenizer(gguf)?),
+            Some(gguf) => Self::of_gguf(gguf),
             None => Self::open(files.path()),
         }
     }
 
-    fn from_json(file: PathBuf) -> Result<Self> {
-        let malformed = |reason: String| Error::Malformed { path: file.clone(), reason };
-        let text = read_text(&file)?;
+    fn of_gguf(gguf: &gguf::Gguf) -> Result<Self> {
+        match gguf.str("tokenizer.ggml.model")? {
+            Some("llama") => Ok(Self::sentencepiece(SentencePiece::of_gguf(gguf)?)),
+            _ => Self::new(gguf_vocab::tokenizer(gguf)?),
+        }
+    }
+
+    fn sentencepiece(inner: SentencePiece) -> Self {
+        let (vocab_size, fingerprint) = (inner.vocab_size(), inner.fingerprint().to_owned());
+        Self { inner: Inner::SentencePiece(Box::new(inner)), vocab_size, fingerprint }
+    }
+
+    fn from_json(file: &Path) -> Result<Self> {
+        let malformed = |reason: String| Error::Malformed { path: file.to_owned(), reason };
+        let text = read_text(file)?;
         let mut inner: tokenizers::Tokenizer =
             text.parse().map_err(|e: tokenizers::Error| malformed(format!("not a tokenizer: {e}")))?;
         // A tokenizer saved after training may still cut or pad; a prompt is never changed silently here.
@@ -76,7 +94,8 @@ impl Tokenizer {
     fn new(inner: tokenizers::Tokenizer) -> Result<Self> {
         let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let text = inner.to_string(false).map_err(error)?;
-        Ok(Self { inner, vocab_size, fingerprint: format!("{:032x}", hash(text.as_bytes())) })
+        let fingerprint = format!("{:032x}", hash(text.as_bytes()));
+        Ok(Self { inner: Inner::Json(Box::new(inner)), vocab_size, fingerprint })
     }
 
     /// Ids of `text`. With `add_special_tokens` as the tokenizer does by default (a BOS only if it adds one). Special
@@ -85,7 +104,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, add_special_tokens).map_err(error)?.get_ids().to_vec())
+        match &self.inner {
+            Inner::Json(inner) => Ok(inner.encode_fast(text, add_special_tokens).map_err(error)?.get_ids().to_vec()),
+            Inner::SentencePiece(inner) => Ok(inner.encode(text, add_special_tokens)),
+        }
     }
 
     /// [`encode`](Self::encode) of many texts, on several threads.
@@ -116,7 +138,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special_tokens).map_err(error)
+        match &self.inner {
+            Inner::Json(inner) => inner.decode(ids, skip_special_tokens).map_err(error),
+            Inner::SentencePiece(inner) => Ok(inner.decode(ids, skip_special_tokens)),
+        }
     }
 
     /// Starts decoding token by token, special tokens left out.
@@ -131,13 +156,21 @@ impl Tokenizer {
 
     /// The token of this id as it stands in the vocabulary, e.g. `Ġthe` or `<|im_end|>`; `None` outside it.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        match &self.inner {
+            Inner::Json(inner) => inner.id_to_token(id),
+            Inner::SentencePiece(inner) => inner.token(id),
+        }
     }
 
     /// Whether `id` is a special token.
     pub fn is_special(&self, id: u32) -> bool {
-        let added = self.inner.get_added_vocabulary();
-        added.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+        match &self.inner {
+            Inner::Json(inner) => {
+                let added = inner.get_added_vocabulary();
+                added.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+            }
+            Inner::SentencePiece(inner) => inner.is_special(id),
+        }
     }
 
     /// Fingerprint of everything that decides the ids, 32 hex digits.

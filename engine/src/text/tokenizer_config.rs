@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The roles that templates may use, e.g. `bos_token`.
 pub(super) const ROLES: [&str; 4] = ["bos", "eos", "unk", "pad"];
 
-/// What a folder says about its tokenizer beside `tokenizer.json`.
+/// What a folder says about its tokenizer beside its vocabulary.
 pub(super) struct TokenizerConfig {
     path: PathBuf,
     json: Value,
@@ -28,8 +28,18 @@ impl TokenizerConfig {
         Ok(Some(Self { path, json }))
     }
 
-    fn malformed(&self, reason: String) -> Error {
+    pub fn malformed(&self, reason: String) -> Error {
         Error::Malformed { path: self.path.clone(), reason }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its contents.
+    pub fn json(&self) -> &Value {
+        &self.json
     }
 
     /// The token in the role `bos`, `eos`, `unk` or `pad`.
