@@ -12,6 +12,7 @@ mod fingerprint;
 mod journal;
 pub mod metrics;
 mod model;
+pub mod models;
 mod modes;
 pub mod names;
 mod observer;
