@@ -5,6 +5,7 @@
 
 mod batch;
 pub mod device;
+pub mod driver;
 mod kv_cache;
 pub mod modules;
 mod rms_norm;
