@@ -14,6 +14,8 @@ pub(crate) struct Attention<B: Backend> {
     qkv_bias: Option<B::Tensor>,
     /// `[hidden_size, q_cols]`
     output: B::Weight,
+    /// `[hidden_size]`
+    output_bias: Option<B::Tensor>,
 }
 
 /// What attention writes on its way. `T` is the number of rows.
@@ -35,6 +37,10 @@ impl<B: Backend> Attention<B> {
             qkv: weights.matrix(&qkv, hidden)?,
             qkv_bias: config.attention_bias.then(|| weights.vectors(&bias)).transpose()?,
             output: weights.matrix(&[("self_attn.o_proj.weight", hidden)], q)?,
+            output_bias: config
+                .attention_output_bias
+                .then(|| weights.vector("self_attn.o_proj.bias", hidden))
+                .transpose()?,
         })
     }
 
@@ -58,7 +64,7 @@ impl<B: Backend> Attention<B> {
 
     /// Adds the output projection of `attended: [T, q_cols]` to `hidden: [T, hidden_size]`.
     pub fn project(&self, backend: &B, attended: &B::Tensor, hidden: &mut B::Tensor) -> Result<()> {
-        Ok(backend.linear(attended, &self.output, None, Epilogue::Accumulate, hidden)?)
+        Ok(backend.linear(attended, &self.output, self.output_bias.as_ref(), Epilogue::Accumulate, hidden)?)
     }
 
     pub fn weights(&self) -> [&B::Weight; 2] {

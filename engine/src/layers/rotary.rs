@@ -14,7 +14,7 @@ pub(crate) fn rotary_frequencies(config: &ModelConfig) -> Vec<f32> {
 
 fn scaled(frequency: f32, scaling: RopeScaling) -> f32 {
     match scaling {
-        RopeScaling::None => frequency,
+        RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
         RopeScaling::Linear { factor } => frequency / factor as f32,
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
             let (frequency, original) = (f64::from(frequency), original_max_position as f64);

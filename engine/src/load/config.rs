@@ -4,7 +4,7 @@
 
 use crate::{
     Error, Result,
-    models::{ARCHITECTURES, Architecture},
+    models::{ARCHITECTURES, Architecture, Biases},
 };
 use oc_kernels::{Heads, KvLayout};
 use serde_json::{Map, Value};
@@ -41,6 +41,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Whether the q, k and v projections have a bias.
     pub attention_bias: bool,
+    /// Whether the output projection of attention has a bias.
+    pub attention_output_bias: bool,
     /// Token that begins a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text, each once.
@@ -57,6 +59,12 @@ pub enum RopeScaling {
         /// At least 1.
         factor: f64,
     },
+    /// Beyond the original context the base grows with the length of the text ("NTK-aware", `factor` 1 or more); within
+    /// it nothing changes.
+    Dynamic {
+        /// How much faster than the length it grows.
+        factor: f64,
+    },
     /// Llama 3.1: low frequencies divided by `factor`, high ones kept, those between interpolated.
     Llama3 {
         /// Divisor of the low frequencies.
@@ -71,9 +79,8 @@ pub enum RopeScaling {
 }
 
 /// Fields that change the computation, with the one value that leaves it as implemented here (absent and `null` also do).
-const NEUTRAL: [(&str, &[&str]); 22] = [
+const NEUTRAL: [(&str, &[&str]); 21] = [
     ("hidden_act", &["\"silu\"", "\"swish\""]),
-    ("attention_bias", &["false"]),
     ("mlp_bias", &["false"]),
     ("use_sliding_window", &["false"]),
     ("use_qk_norm", &["false"]),
@@ -118,6 +125,19 @@ impl ModelConfig {
         let hidden_size = fields.size("hidden_size")?;
         let num_heads = fields.size("num_attention_heads")?;
         let (rope_theta, rope_scaling) = fields.rope()?;
+        let (attention_bias, attention_output_bias) = match architecture.biases {
+            Biases::Qkv => (true, false),
+            Biases::Field { name, default } => {
+                let all = fields.flag(name)?.unwrap_or(default);
+                (all, all)
+            }
+        };
+        for name in ["bias", "attention_bias"] {
+            let read = matches!(architecture.biases, Biases::Field { name: field, .. } if field == name);
+            if !read && fields.flag(name)? == Some(true) {
+                return Err(unsupported(path, name, "true"));
+            }
+        }
         let mut eos_token_ids = match generation_config {
             Some(g) => Fields::new(&path.with_file_name("generation_config.json"), g)?.ids("eos_token_id")?,
             None => Vec::new(),
@@ -139,7 +159,8 @@ impl ModelConfig {
             rope_theta,
             rope_scaling,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: architecture.attention_bias,
+            attention_bias,
+            attention_output_bias,
             bos_token_id: fields.ids("bos_token_id")?.first().copied(),
             eos_token_ids,
         };
@@ -195,7 +216,9 @@ impl ModelConfig {
         }
         match self.rope_scaling {
             RopeScaling::None => Ok(()),
-            RopeScaling::Linear { factor } if factor.is_finite() && factor >= 1.0 => Ok(()),
+            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } if factor.is_finite() && factor >= 1.0 => {
+                Ok(())
+            }
             RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_max_position }
                 if factor.is_finite()
                     && factor >= 1.0
@@ -297,14 +320,17 @@ impl<'a> Fields<'a> {
     }
 
     /// `rope_theta` and the scaling, from the fields `rope_theta` and `rope_scaling` or, since transformers 5, from
-    /// `rope_parameters`.
+    /// `rope_parameters`; InternLM's from `rotary`.
     fn rope(&self) -> Result<(f64, RopeScaling)> {
         const DEFAULT_THETA: f64 = 10_000.0;
         let theta = self.number("rope_theta")?;
-        let field = if self.get("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
+        let fields = ["rope_parameters", "rope_scaling", "rotary"];
+        let field = fields.into_iter().find(|field| self.get(field).is_some()).unwrap_or("rope_scaling");
         let Some(value) = self.get(field) else { return Ok((theta.unwrap_or(DEFAULT_THETA), RopeScaling::None)) };
         let rope = Fields::new(self.path, value).map_err(|_| self.bad(field, Some(value), "an object"))?;
-        let theta = rope.number("rope_theta")?.or(theta).unwrap_or(DEFAULT_THETA);
+        // InternLM: `rotary` with `base`, `type` and, if not 1, `scaling_factor`.
+        let is_rotary = field == "rotary";
+        let theta = rope.number(if is_rotary { "base" } else { "rope_theta" })?.or(theta).unwrap_or(DEFAULT_THETA);
         if let Some(partial) = rope.number("partial_rotary_factor")?.filter(|f| *f != 1.0) {
             return Err(unsupported(self.path, "partial_rotary_factor", &partial.to_string()));
         }
@@ -312,6 +338,11 @@ impl<'a> Fields<'a> {
         let need = |name: &str| rope.number(name)?.ok_or_else(|| rope.bad(name, None, "a number"));
         let scaling = match kind.map(|k| k.as_str().unwrap_or_default()) {
             Some("default") => RopeScaling::None,
+            Some("origin") if is_rotary => RopeScaling::None,
+            Some("dynamic") if is_rotary => {
+                RopeScaling::Dynamic { factor: rope.number("scaling_factor")?.unwrap_or(1.0) }
+            }
+            Some("dynamic") => RopeScaling::Dynamic { factor: need("factor")? },
             None if field == "rope_parameters" => RopeScaling::None,
             Some("linear") => RopeScaling::Linear { factor: need("factor")? },
             Some("llama3") => RopeScaling::Llama3 {

@@ -59,6 +59,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
         rope_scaling: rope_scaling(gguf, name, head_dim, rope_theta)?,
         tie_word_embeddings: !gguf.tensors().contains_key("output.weight"),
         attention_bias: gguf.tensors().contains_key("blk.0.attn_q.bias"),
+        attention_output_bias: gguf.tensors().contains_key("blk.0.attn_output.bias"),
         bos_token_id: gguf.u32("tokenizer.ggml.bos_token_id")?,
         eos_token_ids: eos_token_ids(gguf)?,
     };

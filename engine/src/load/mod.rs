@@ -10,10 +10,10 @@ mod safetensors;
 
 pub use config::{ModelConfig, RopeScaling};
 
-use crate::{Error, Result};
+use crate::{Error, Result, models::Rows};
 use gguf::Gguf;
 use half::{bf16, f16};
-use oc_kernels::{WeightFormat, WeightView};
+use oc_kernels::{Heads, WeightFormat, WeightView};
 use safetensors::Shards;
 use std::{
     borrow::Cow,
@@ -34,7 +34,8 @@ pub struct ModelFiles {
 enum Source {
     /// The file, and the GGUF name of each Hugging Face name.
     Gguf(Gguf, BTreeMap<String, String>),
-    Safetensors(Shards),
+    /// The shards, and where each LLaMA tensor lies in them.
+    Safetensors(Shards, BTreeMap<String, (String, Rows)>),
 }
 
 /// A tensor as it lies in its file, rows in Hugging Face's order.
@@ -77,10 +78,15 @@ impl ModelFiles {
         let generation = if generation_path.is_file() { Some(read_json(&generation_path)?) } else { None };
         let config = ModelConfig::from_json(&config_path, &config, generation.as_ref())?;
         let shards = Shards::open(folder)?;
-        if let Some(name) = shards.tensors().keys().find(|n| !names::is_derived(n) && !names::is_known(&config, n)) {
-            return Err(unknown_tensor(folder, name, &config));
+        let mut places = BTreeMap::new();
+        for name in shards.tensors().keys().filter(|name| !names::is_derived(name)) {
+            let parts = names::from_folder(&config, name);
+            if parts.is_empty() {
+                return Err(unknown_tensor(folder, name, &config));
+            }
+            places.extend(parts.into_iter().map(|(to, rows)| (to, (name.clone(), rows))));
         }
-        Ok((config, Source::Safetensors(shards)))
+        Ok((config, Source::Safetensors(shards, places)))
     }
 
     fn open_gguf(path: &Path) -> Result<(ModelConfig, Source)> {
@@ -108,7 +114,7 @@ impl ModelFiles {
     pub(crate) fn gguf(&self) -> Option<&Gguf> {
         match &self.source {
             Source::Gguf(gguf, _) => Some(gguf),
-            Source::Safetensors(_) => None,
+            Source::Safetensors(..) => None,
         }
     }
 
@@ -116,7 +122,7 @@ impl ModelFiles {
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         let (gguf, folder) = match &self.source {
             Source::Gguf(_, names) => (Some(names.keys()), None),
-            Source::Safetensors(shards) => (None, Some(shards.tensors().keys())),
+            Source::Safetensors(_, places) => (None, Some(places.keys())),
         };
         gguf.into_iter().flatten().chain(folder.into_iter().flatten()).map(String::as_str)
     }
@@ -125,7 +131,7 @@ impl ModelFiles {
     pub fn has_tensor(&self, hf_name: &str) -> bool {
         match &self.source {
             Source::Gguf(_, names) => names.contains_key(hf_name),
-            Source::Safetensors(shards) => shards.tensors().contains_key(hf_name),
+            Source::Safetensors(_, places) => places.contains_key(hf_name),
         }
     }
 
@@ -141,16 +147,49 @@ impl ModelFiles {
                 let info = &gguf.tensors()[name];
                 (info.shape.clone(), info.format, gguf_config::hf_bytes(gguf, &self.config, name, info))
             }
-            Source::Safetensors(shards) => {
-                let info = shards.tensors().get(hf_name).ok_or_else(missing)?;
+            Source::Safetensors(shards, places) => {
+                let (name, rows) = places.get(hf_name).ok_or_else(missing)?;
+                let info = &shards.tensors()[name];
                 let format = info.format.clone().map_err(|dtype| Error::Unsupported {
-                    what: format!("{}: tensor `{hf_name}` of dtype {dtype}", self.path.display()),
+                    what: format!("{}: tensor `{name}` of dtype {dtype}", self.path.display()),
                     hint: "safetensors weights must be F32, F16 or BF16".into(),
                 })?;
-                (info.shape.clone(), format, Cow::Borrowed(shards.bytes(info)))
+                let (shape, data) = self.rows_of(name, &info.shape, shards.bytes(info), *rows)?;
+                (shape, format, data)
             }
         };
         Ok(Tensor { name: hf_name.to_owned(), shape, format, data })
+    }
+
+    /// `rows` of the tensor `name`: its shape and bytes.
+    fn rows_of<'a>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        data: &'a [u8],
+        rows: Rows,
+    ) -> Result<(Vec<usize>, Cow<'a, [u8]>)> {
+        let Heads { num_heads, num_kv_heads, head_dim } = self.config.heads();
+        let group = num_heads / num_kv_heads;
+        // (first, count) of the heads taken out of each group.
+        let (first, count) = match rows {
+            Rows::All => return Ok((shape.to_vec(), Cow::Borrowed(data))),
+            Rows::Query => (0, group),
+            Rows::Key => (group, 1),
+            Rows::Value => (group + 1, 1),
+        };
+        let wanted = num_kv_heads * (group + 2) * head_dim;
+        if shape.first() != Some(&wanted) {
+            let wanted = std::iter::once(wanted).chain(shape.iter().skip(1).copied()).collect();
+            return Err(Error::TensorShape { name: name.to_owned(), found: shape.to_vec(), wanted });
+        }
+        let head_bytes = data.len() / wanted * head_dim;
+        let groups = data.chunks_exact(head_bytes * (group + 2));
+        let taken: Vec<u8> =
+            groups.flat_map(|heads| &heads[first * head_bytes..][..count * head_bytes]).copied().collect();
+        let mut shape = shape.to_vec();
+        shape[0] = num_kv_heads * count * head_dim;
+        Ok((shape, Cow::Owned(taken)))
     }
 
     /// Tells the operating system that the bytes of `tensor` will not be read soon: mapped pages count as memory in
@@ -159,7 +198,7 @@ impl ModelFiles {
         let Cow::Borrowed(data) = tensor.data else { return };
         match &self.source {
             Source::Gguf(gguf, _) => gguf.map().release(data),
-            Source::Safetensors(shards) => shards.maps().iter().for_each(|map| map.release(data)),
+            Source::Safetensors(shards, _) => shards.maps().iter().for_each(|map| map.release(data)),
         }
     }
 
@@ -167,7 +206,7 @@ impl ModelFiles {
     pub(crate) fn release_all(&self) {
         match &self.source {
             Source::Gguf(gguf, _) => gguf.map().release(gguf.map()),
-            Source::Safetensors(shards) => shards.maps().iter().for_each(|map| map.release(map)),
+            Source::Safetensors(shards, _) => shards.maps().iter().for_each(|map| map.release(map)),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The architecture registry: one row per architecture, one file each.
 
 pub(crate) mod decoder;
+mod internlm;
+mod internlm2;
 mod llama;
 mod qwen2;
 
@@ -13,14 +15,46 @@ pub(crate) struct Architecture {
     pub model_type: &'static str,
     /// `general.architecture` of a GGUF file.
     pub gguf: &'static str,
-    /// Whether the q, k and v projections have a bias.
-    pub attention_bias: bool,
+    /// Which projections of attention have a bias.
+    pub biases: Biases,
     /// Whether GGUF files interleave the two halves of each query and key head (ggml's rotation of neighbours).
     pub gguf_interleaves_heads: bool,
+    /// Tensors that a folder keeps under names other than LLaMA's: its name, LLaMA's name, and which of its rows those are.
+    /// Names inside a layer stand without `model.layers.N.`.
+    pub tensors: &'static [(&'static str, &'static str, Rows)],
+}
+
+/// Which projections of attention have a bias.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Biases {
+    /// Queries, keys and values.
+    Qkv,
+    /// All four, if this field of the configuration says so.
+    Field {
+        /// The field.
+        name: &'static str,
+        /// What its absence means.
+        default: bool,
+    },
+}
+
+/// Rows of a tensor in a folder. A fused matrix holds, for every key/value head, the query heads that read it, the key
+/// head and the value head, `head_dim` rows each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// All, in order.
+    All,
+    /// The query heads of a fused matrix.
+    Query,
+    /// Its key heads.
+    Key,
+    /// Its value heads.
+    Value,
 }
 
 /// Every architecture.
-pub(crate) const ARCHITECTURES: [&Architecture; 2] = [&llama::ARCHITECTURE, &qwen2::ARCHITECTURE];
+pub(crate) const ARCHITECTURES: [&Architecture; 4] =
+    [&llama::ARCHITECTURE, &qwen2::ARCHITECTURE, &internlm::ARCHITECTURE, &internlm2::ARCHITECTURE];
 
 impl Architecture {
     /// The architecture of this Hugging Face class name.

@@ -1,11 +1,12 @@
 //! Qwen2 and Qwen2.5 (arXiv 2407.10671): LLaMA with biases on the q, k and v projections.
 
-use super::Architecture;
+use super::{Architecture, Biases};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     class: "Qwen2ForCausalLM",
     model_type: "qwen2",
     gguf: "qwen2",
-    attention_bias: true,
+    biases: Biases::Qkv,
     gguf_interleaves_heads: false,
+    tensors: &[],
 };
