@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Names of the committed checkpoints, each with `<name>.reference.json` beside it.
-pub const CHECKPOINTS: [&str; 6] = ["llama", "llama-tied", "qwen2", "llama-q8_0", "llama-k", "qwen2-mixed"];
+pub const CHECKPOINTS: [&str; 8] =
+    ["llama", "llama-tied", "qwen2", "llama-q8_0", "llama-k", "qwen2-mixed", "internlm", "internlm2"];
 
 /// The repository.
 pub fn root() -> &'static Path {

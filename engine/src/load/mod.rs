@@ -7,6 +7,8 @@ pub(crate) mod hash;
 mod map;
 mod names;
 mod safetensors;
+mod shards;
+mod torch_bin;
 
 pub use config::{ModelConfig, RopeScaling};
 
@@ -14,7 +16,7 @@ use crate::{Error, Result, models::Rows};
 use gguf::Gguf;
 use half::{bf16, f16};
 use oc_kernels::{Heads, WeightFormat, WeightView};
-use safetensors::Shards;
+use shards::Shards;
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -35,7 +37,7 @@ enum Source {
     /// The file, and the GGUF name of each Hugging Face name.
     Gguf(Gguf, BTreeMap<String, String>),
     /// The shards, and where each LLaMA tensor lies in them.
-    Safetensors(Shards, BTreeMap<String, (String, Rows)>),
+    Folder(Shards, BTreeMap<String, (String, Rows)>),
 }
 
 /// A tensor as it lies in its file, rows in Hugging Face's order.
@@ -52,7 +54,7 @@ pub struct Tensor<'a> {
 }
 
 impl ModelFiles {
-    /// Opens a `.gguf` file, or a folder with `config.json` and safetensors. Only headers are read.
+    /// Opens a `.gguf` file, or a folder with `config.json` and safetensors or `pytorch_model.bin`. Only headers are read.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], [`Error::MissingTensor`] or [`Error::Unsupported`], naming the file and the
@@ -86,7 +88,7 @@ impl ModelFiles {
             }
             places.extend(parts.into_iter().map(|(to, rows)| (to, (name.clone(), rows))));
         }
-        Ok((config, Source::Safetensors(shards, places)))
+        Ok((config, Source::Folder(shards, places)))
     }
 
     fn open_gguf(path: &Path) -> Result<(ModelConfig, Source)> {
@@ -114,7 +116,7 @@ impl ModelFiles {
     pub(crate) fn gguf(&self) -> Option<&Gguf> {
         match &self.source {
             Source::Gguf(gguf, _) => Some(gguf),
-            Source::Safetensors(..) => None,
+            Source::Folder(..) => None,
         }
     }
 
@@ -122,7 +124,7 @@ impl ModelFiles {
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         let (gguf, folder) = match &self.source {
             Source::Gguf(_, names) => (Some(names.keys()), None),
-            Source::Safetensors(_, places) => (None, Some(places.keys())),
+            Source::Folder(_, places) => (None, Some(places.keys())),
         };
         gguf.into_iter().flatten().chain(folder.into_iter().flatten()).map(String::as_str)
     }
@@ -131,7 +133,7 @@ impl ModelFiles {
     pub fn has_tensor(&self, hf_name: &str) -> bool {
         match &self.source {
             Source::Gguf(_, names) => names.contains_key(hf_name),
-            Source::Safetensors(_, places) => places.contains_key(hf_name),
+            Source::Folder(_, places) => places.contains_key(hf_name),
         }
     }
 
@@ -147,12 +149,12 @@ impl ModelFiles {
                 let info = &gguf.tensors()[name];
                 (info.shape.clone(), info.format, gguf_config::hf_bytes(gguf, &self.config, name, info))
             }
-            Source::Safetensors(shards, places) => {
+            Source::Folder(shards, places) => {
                 let (name, rows) = places.get(hf_name).ok_or_else(missing)?;
                 let info = &shards.tensors()[name];
                 let format = info.format.clone().map_err(|dtype| Error::Unsupported {
                     what: format!("{}: tensor `{name}` of dtype {dtype}", self.path.display()),
-                    hint: "safetensors weights must be F32, F16 or BF16".into(),
+                    hint: "weights in a folder must be F32, F16 or BF16".into(),
                 })?;
                 let (shape, data) = self.rows_of(name, &info.shape, shards.bytes(info), *rows)?;
                 (shape, format, data)
@@ -198,7 +200,7 @@ impl ModelFiles {
         let Cow::Borrowed(data) = tensor.data else { return };
         match &self.source {
             Source::Gguf(gguf, _) => gguf.map().release(data),
-            Source::Safetensors(shards, _) => shards.maps().iter().for_each(|map| map.release(data)),
+            Source::Folder(shards, _) => shards.maps().iter().for_each(|map| map.release(data)),
         }
     }
 
@@ -206,7 +208,7 @@ impl ModelFiles {
     pub(crate) fn release_all(&self) {
         match &self.source {
             Source::Gguf(gguf, _) => gguf.map().release(gguf.map()),
-            Source::Safetensors(shards, _) => shards.maps().iter().for_each(|map| map.release(map)),
+            Source::Folder(shards, _) => shards.maps().iter().for_each(|map| map.release(map)),
         }
     }
 
