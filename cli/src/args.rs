@@ -32,7 +32,9 @@ Environment:
 
 const EVAL_HELP: &str = "\
 Command lines of OpenCompass's run.py work after `oc-cli eval`; flags of it that mean
-nothing here are refused by name.
+nothing here are refused by name. So do its configuration files: they are evaluated
+without Python, files, network or processes; what they import and is not beside them
+comes from what is built in, see `oc-cli list-configs`.
 
 Data goes to stdout: OpenCompass's table, the group averages, and one line with accuracy
 ± standard error and costs. Progress and log lines go to stderr. All files are in
@@ -42,6 +44,8 @@ Examples:
   oc-cli eval --datasets ceval_demo_gen --hf-path model.gguf --max-out-len 16
   oc-cli eval --datasets ceval_gen --data-dir data --hf-path internlm2-7b \\
       --max-seq-len 2048 --max-out-len 16
+  oc-cli eval --models hf_opt_125m --models-dir models --datasets ceval_gen
+  oc-cli eval configs/eval_demo.py
   oc-cli eval ... --subjects law,logic --limit 5
   oc-cli eval ... --dry-run            # count prompts and tokens, compute nothing
   oc-cli eval ... -r                   # go on with the newest run";
@@ -56,6 +60,14 @@ label only in ppl mode, ids only with a model, messages instead of prompt for
 Examples:
   oc-cli prompt --datasets ceval_demo_gen --subject law --index 3
   oc-cli prompt --datasets ceval_demo_gen --hf-path model.gguf --all --jsonl";
+
+const LIST_HELP: &str = "\
+The tables of OpenCompass's tools/list_configs.py, of what exists here: --models takes
+the names of the first, --datasets those of the second.
+
+Examples:
+  oc-cli list-configs
+  oc-cli list-configs internlm ceval";
 
 const BENCH_HELP: &str = "\
 The peaks of the machine are measured first. `of floor` is the time that the bytes would
@@ -86,6 +98,9 @@ pub enum Command {
     /// Show the prompts of an evaluation: exact text, token ids, special tokens
     #[command(after_help = PROMPT_HELP)]
     Prompt(Box<PromptArgs>),
+    /// List the models and datasets that have a name
+    #[command(after_help = LIST_HELP)]
+    ListConfigs(ListConfigsArgs),
     /// Time every operation of a backend on the shapes of real models
     BenchKernels(BenchKernelsArgs),
 }
@@ -200,7 +215,7 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Questions")]
 pub struct QuestionArgs {
     /// Datasets by name, e.g. ceval_gen (the C-Eval val split) or ceval_demo_gen (built in)
-    #[arg(long, value_name = "NAME", num_args = 1.., required = true)]
+    #[arg(long, value_name = "NAME", num_args = 1.., required_unless_present = "config")]
     pub datasets: Vec<String>,
     /// Folder or downloaded archive with the data [default: data, if there is any in it]
     #[arg(long, value_name = "PATH")]
@@ -211,9 +226,9 @@ pub struct QuestionArgs {
     /// Only the first N questions of each subject
     #[arg(long, value_name = "N", value_parser = positive)]
     pub limit: Option<usize>,
-    /// Plain text, or messages through the model's chat template
-    #[arg(long, value_enum, default_value = "base")]
-    pub hf_type: HfTypeArg,
+    /// Plain text, or messages through the model's chat template [default: base]
+    #[arg(long, value_enum)]
+    pub hf_type: Option<HfTypeArg>,
     /// Wrap the rounds of a plain-text prompt in a named meta template
     #[arg(long, value_name = "NAME")]
     pub meta_template: Option<String>,
@@ -224,9 +239,9 @@ pub struct QuestionArgs {
     /// model's own limit, which cuts the beginning]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub max_seq_len: Option<usize>,
-    /// Most tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
-    pub max_out_len: usize,
+    /// Most tokens to generate [default: 256]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub max_out_len: Option<usize>,
     /// Extra stop strings, cut from the answer
     #[arg(long, value_name = "TEXT", num_args = 1..)]
     pub stop_words: Vec<String>,
@@ -238,6 +253,15 @@ pub struct QuestionArgs {
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
+    /// A configuration: OpenCompass's .py (evaluated in a sandbox, without Python), or our .toml
+    #[arg(value_name = "CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Models by OpenCompass's names, e.g. hf_internlm2_chat_7b; see `oc-cli list-configs`
+    #[arg(long, value_name = "NAME", num_args = 1.., help_heading = "Model")]
+    pub models: Vec<String>,
+    /// Where the weights of --models and of a configuration are looked for, by the name they have on the hub
+    #[arg(long, value_name = "DIR", default_value = "models", help_heading = "Model")]
+    pub models_dir: PathBuf,
     /// Which questions.
     #[command(flatten)]
     pub questions: QuestionArgs,
@@ -253,9 +277,9 @@ pub struct EvalArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 pub struct RunArgs {
-    /// Run folders are created in it
-    #[arg(short, long, value_name = "DIR", default_value = "outputs/default")]
-    pub work_dir: PathBuf,
+    /// Run folders are created in it [default: the configuration's, or outputs/default]
+    #[arg(short, long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
     /// Go on with an earlier run, by default the newest in the work dir: answered questions are not asked again
     #[arg(short, long, visible_alias = "resume", value_name = "YYYYmmdd_HHMMSS", num_args = 0..=1,
           default_missing_value = "latest")]
@@ -345,6 +369,14 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
 }
 
+/// Arguments of `list-configs`.
+#[derive(Args, Debug)]
+pub struct ListConfigsArgs {
+    /// Only names that hold one of these; * ? [abc] as in a shell
+    #[arg(value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+}
+
 /// Arguments of `bench-kernels`.
 #[derive(Args, Debug)]
 #[command(after_help = BENCH_HELP)]
@@ -409,7 +441,7 @@ mod tests {
         assert_eq!(eval.questions.datasets, ["ceval_gen"]);
         assert_eq!(eval.model.tokenizer_kwargs.len(), 3);
         assert_eq!(eval.model.model_kwargs.len(), 2);
-        assert_eq!((eval.questions.max_seq_len, eval.questions.max_out_len), (Some(2048), 16));
+        assert_eq!((eval.questions.max_seq_len, eval.questions.max_out_len), (Some(2048), Some(16)));
         assert_eq!((eval.model.batch_size, eval.model.num_gpus), (Some(4), Some(1)));
         assert!(eval.run.dump_eval_details && eval.run.reuse.is_none());
     }

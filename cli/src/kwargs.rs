@@ -111,8 +111,16 @@ fn scalar(text: &str) -> Value {
 /// # Errors
 /// An unknown key, or a value that is not supported.
 pub fn model(items: &[String], notes: &mut Vec<String>) -> Result<ModelKwargs> {
-    let flag = Flag { name: "--model-kwargs", known: MODEL_KEYS, ignored: MODEL_IGNORED };
-    let raw = parse(flag.name, items)?;
+    let flag = "--model-kwargs";
+    model_of(flag, parse(flag, items)?, notes)
+}
+
+/// [`model`] for the dictionary of a configuration; `name` is for messages.
+///
+/// # Errors
+/// As for [`model`].
+pub fn model_of(name: &str, raw: Map<String, Value>, notes: &mut Vec<String>) -> Result<ModelKwargs> {
+    let flag = Flag { name, known: MODEL_KEYS, ignored: MODEL_IGNORED };
     let (mut dtype, mut device) = (None, None);
     for (key, value) in &raw {
         match key.as_str() {
@@ -149,8 +157,16 @@ pub fn model(items: &[String], notes: &mut Vec<String>) -> Result<ModelKwargs> {
 /// # Errors
 /// An unknown key, or a value that is not supported.
 pub fn tokenizer(items: &[String], notes: &mut Vec<String>) -> Result<Map<String, Value>> {
-    let flag = Flag { name: "--tokenizer-kwargs", known: TOKENIZER_KEYS, ignored: TOKENIZER_IGNORED };
-    let raw = parse(flag.name, items)?;
+    let flag = "--tokenizer-kwargs";
+    tokenizer_of(flag, parse(flag, items)?, notes)
+}
+
+/// [`tokenizer`] for the dictionary of a configuration; `name` is for messages.
+///
+/// # Errors
+/// As for [`tokenizer`].
+pub fn tokenizer_of(name: &str, raw: Map<String, Value>, notes: &mut Vec<String>) -> Result<Map<String, Value>> {
+    let flag = Flag { name, known: TOKENIZER_KEYS, ignored: TOKENIZER_IGNORED };
     for (key, value) in &raw {
         match (key.as_str(), value.as_str()) {
             ("trust_remote_code", _) => flag.trust_remote_code(value, notes)?,
@@ -177,14 +193,22 @@ pub fn tokenizer(items: &[String], notes: &mut Vec<String>) -> Result<Map<String
 /// # Errors
 /// An unknown key, or a value that is not supported.
 pub fn generation(items: &[String], notes: &mut Vec<String>) -> Result<SamplingParams> {
-    let flag = Flag { name: "--generation-kwargs", known: GENERATION_KEYS, ignored: &[] };
-    let raw = parse(flag.name, items)?;
+    let flag = "--generation-kwargs";
+    generation_of(flag, &parse(flag, items)?, notes)
+}
+
+/// [`generation`] for the dictionary of a configuration; `name` is for messages.
+///
+/// # Errors
+/// As for [`generation`].
+pub fn generation_of(name: &str, raw: &Map<String, Value>, notes: &mut Vec<String>) -> Result<SamplingParams> {
+    let flag = Flag { name, known: GENERATION_KEYS, ignored: &[] };
     let do_sample = raw.get("do_sample").map(|value| flag.bool("do_sample", value)).transpose()?.unwrap_or(false);
     let mut sampling = SamplingParams::default();
     if do_sample {
         (sampling.temperature, sampling.top_k) = (1.0, 50);
     }
-    for (key, value) in &raw {
+    for (key, value) in raw {
         let number = value.as_f64();
         match (key.as_str(), number) {
             ("do_sample", _) => {}
@@ -215,13 +239,13 @@ pub fn generation(items: &[String], notes: &mut Vec<String>) -> Result<SamplingP
 }
 
 /// One of the three flags, for its messages.
-struct Flag {
-    name: &'static str,
+struct Flag<'a> {
+    name: &'a str,
     known: &'static [&'static str],
     ignored: Ignored,
 }
 
-impl Flag {
+impl Flag<'_> {
     fn unknown(&self, key: &str) -> Error {
         let known: Vec<&str> = self.known.iter().copied().chain(self.ignored.iter().map(|(name, _)| *name)).collect();
         let near = names::did_you_mean(&names::near(key, known.iter().copied()));

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod diagnostics;
 mod interrupt;
 mod kwargs;
@@ -54,6 +55,7 @@ fn run(terminal: &Terminal) -> Result<Outcome> {
         Command::Eval(args) => commands::eval::run(&args, terminal),
         Command::Generate(args) => commands::generate::run(&args, terminal),
         Command::Prompt(args) => commands::prompt::run(&args, terminal),
+        Command::ListConfigs(args) => commands::list_configs::run(&args),
         Command::BenchKernels(args) => commands::bench_kernels::run(&args),
     }
 }

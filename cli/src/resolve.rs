@@ -2,11 +2,12 @@
 
 use crate::{
     args::{EvalArgs, ModelArgs, QuestionArgs, RunArgs},
+    config::{self, Configuration, Entry, ModelFolders},
     diagnostics::{Error, Result},
     kwargs,
 };
-use oc_engine::{Device, EngineOptions};
-use oc_eval::{EvalConfig, ModelConfig, Resume, model_abbr};
+use oc_engine::{Device, Dtype, EngineOptions};
+use oc_eval::{EvalConfig, ModelConfig, Resume, model_abbr, models, names};
 use std::path::{Path, PathBuf};
 
 /// A model and how to load it.
@@ -20,13 +21,32 @@ pub struct Model {
     pub config: ModelConfig,
 }
 
-/// What `eval` and `prompt` work on.
+/// One model of an evaluation.
 #[derive(Debug)]
 pub struct Evaluation {
     /// The evaluation.
     pub config: EvalConfig,
-    /// The model; `None` where the command was given none.
-    pub model: Option<Model>,
+    /// The model; else why there is none.
+    pub model: Result<Model>,
+}
+
+/// What `eval` and `prompt` work on.
+#[derive(Debug)]
+pub struct Job {
+    /// One for each model, which differ in nothing else.
+    pub evaluations: Vec<Evaluation>,
+    /// The configuration file, where one was given.
+    pub configuration: Option<Configuration>,
+}
+
+impl Job {
+    /// Adds the place in the configuration that an error is about.
+    pub fn locate(&self, error: oc_eval::Error) -> Error {
+        match &self.configuration {
+            Some(configuration) => configuration.locate(error),
+            None => error.into(),
+        }
+    }
 }
 
 /// What of the environment decides settings.
@@ -34,6 +54,8 @@ pub struct Evaluation {
 pub struct Environment {
     /// `COMPASS_DATA_CACHE`.
     pub data_cache: Option<PathBuf>,
+    /// The cache of the Hugging Face hub: `HF_HUB_CACHE`, `hub` in `HF_HOME`, or the usual place.
+    pub hub: Option<PathBuf>,
     /// Local time, `YYYYmmdd_HHMMSS`.
     pub now: Option<String>,
 }
@@ -41,51 +63,174 @@ pub struct Environment {
 impl Environment {
     /// Of this process.
     pub fn read() -> Self {
-        let data_cache = std::env::var_os("COMPASS_DATA_CACHE").filter(|v| !v.is_empty()).map(PathBuf::from);
-        Self { data_cache, now: Some(jiff::ZonedDateTime::now().strftime("%Y%m%d_%H%M%S").to_string()) }
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let hub = path("HF_HUB_CACHE")
+            .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
+            .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub")));
+        Self {
+            data_cache: path("COMPASS_DATA_CACHE"),
+            hub,
+            now: Some(jiff::ZonedDateTime::now().strftime("%Y%m%d_%H%M%S").to_string()),
+        }
     }
 }
 
 /// Settings of `eval` and `prompt`. What is worth knowing about an argument goes to `notes`.
 ///
 /// # Errors
-/// Arguments that make no sense, and a model that is not there.
-pub fn evaluation(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result<Evaluation> {
-    let QuestionArgs { datasets, data_dir, subjects, limit, hf_type, meta_template, .. } = &args.questions;
-    let QuestionArgs { max_seq_len, max_out_len, stop_words, generation_kwargs, .. } = &args.questions;
+/// Arguments that make no sense, and a configuration that cannot be read. Weights that are not there are no error yet.
+pub fn job(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result<Job> {
     check_mode(&args.run)?;
     note_ineffective(&args.run, notes);
+    let mut configuration = args.config.as_deref().map(Configuration::read).transpose()?;
+    let entries = match &mut configuration {
+        Some(configuration) => {
+            notes.append(&mut configuration.notes);
+            configuration.models.clone()
+        }
+        None => args.models.iter().map(|name| shortcut(name)).collect::<Result<_>>()?,
+    };
+    if entries.is_empty() {
+        let evaluation = by_flags(args, &env, notes)?;
+        return Ok(Job { evaluations: vec![evaluation], configuration });
+    }
+    note_overridden(args, notes);
+    let mut evaluations: Vec<Evaluation> = Vec::new();
+    for entry in &entries {
+        let evaluation = by_dictionary(args, &env, entry, notes)?;
+        let abbr = &evaluation.config.model.abbr;
+        if evaluations.iter().any(|other| other.config.model.abbr == *abbr) {
+            return Err(entry.error(format!("two models are called {abbr}"), "give each an `abbr` of its own"));
+        }
+        evaluations.push(evaluation);
+    }
+    if let Some(configuration) = &configuration {
+        for Evaluation { config, .. } in &mut evaluations {
+            config.datasets.clear();
+            config.dataset_configs = configuration.datasets.iter().map(|entry| entry.dict.clone()).collect();
+            if let (None, Some(dir)) = (&args.run.work_dir, &configuration.work_dir) {
+                config.work_dir.clone_from(dir);
+            }
+            let questions = &configuration.questions;
+            if args.questions.data_dir.is_none() && questions.data_dir.is_some() {
+                config.data_dir.clone_from(&questions.data_dir);
+            }
+            if config.subjects.is_empty() {
+                config.subjects.clone_from(&questions.subjects);
+            }
+            config.limit = config.limit.or(questions.limit);
+        }
+    }
+    Ok(Job { evaluations, configuration })
+}
+
+/// The registered model of this name.
+fn shortcut(name: &str) -> Result<Entry> {
+    match models::find(name) {
+        Ok(model) => Ok(Entry { dict: model.config(), place: name.to_owned() }),
+        Err(near) => Err(Error::input(
+            format!("unknown model `{name}`{}", names::did_you_mean(&near)),
+            "`oc-cli list-configs` lists the names; other models are given by --hf-path or a configuration file",
+        )),
+    }
+}
+
+/// What does not depend on the model.
+fn common(args: &EvalArgs, env: &Environment) -> EvalConfig {
+    let QuestionArgs { datasets, data_dir, subjects, limit, .. } = &args.questions;
+    let default = EvalConfig::default();
+    EvalConfig {
+        datasets: datasets.clone(),
+        data_dir: find_data(data_dir.as_deref(), env.data_cache.as_deref()),
+        work_dir: args.run.work_dir.clone().unwrap_or(default.work_dir.clone()),
+        subjects: subjects.clone(),
+        limit: *limit,
+        resume: args.run.reuse.as_ref().map(|run| match run.as_str() {
+            "latest" => Resume::Latest,
+            run => Resume::Run(run.to_owned()),
+        }),
+        dry_run: args.run.dry_run,
+        dump_eval_details: args.run.dump_eval_details,
+        timestamp: env.now.clone(),
+        ..default
+    }
+}
+
+/// The model of `--hf-path`.
+fn by_flags(args: &EvalArgs, env: &Environment, notes: &mut Vec<String>) -> Result<Evaluation> {
+    let QuestionArgs { hf_type, meta_template, max_seq_len, max_out_len, stop_words, generation_kwargs, .. } =
+        &args.questions;
     let sampling = kwargs::generation(generation_kwargs, notes)?;
+    let max_out_len = max_out_len.unwrap_or(EvalConfig::default().max_out_len);
     // The output comes on top of the prompt's limit, as in OpenCompass.
     let context = max_seq_len.map(|len| len + max_out_len);
     let model = model(&args.model, context, notes)?;
-    let resume = args.run.reuse.as_ref().map(|run| match run.as_str() {
-        "latest" => Resume::Latest,
-        run => Resume::Run(run.to_owned()),
-    });
     let config = EvalConfig {
-        datasets: datasets.clone(),
-        dataset_configs: Vec::new(),
-        strict_braces: args.questions.strict_braces,
-        data_dir: find_data(data_dir.as_deref(), env.data_cache.as_deref()),
-        work_dir: args.run.work_dir.clone(),
         model: model.as_ref().map(|model| model.config.clone()).unwrap_or_default(),
-        hf_type: (*hf_type).into(),
+        hf_type: hf_type.map(Into::into).unwrap_or_default(),
         meta_template: meta_template.clone(),
         max_seq_len: *max_seq_len,
-        max_out_len: *max_out_len,
+        max_out_len,
         batch_size: args.model.batch_size.unwrap_or(EngineOptions::default().max_batch_size),
-        subjects: subjects.clone(),
-        limit: *limit,
         stop_words: stop_words.clone(),
         temperature: sampling.temperature,
         seed: sampling.seed,
-        resume,
-        dry_run: args.run.dry_run,
-        dump_eval_details: args.run.dump_eval_details,
-        timestamp: env.now,
+        ..common(args, env)
     };
+    Ok(Evaluation { config, model: model.ok_or_else(no_model) })
+}
+
+/// A model of a configuration or of the registry.
+fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut Vec<String>) -> Result<Evaluation> {
+    let folders = ModelFolders { models_dir: Some(args.models_dir.clone()), hub: env.hub.clone() };
+    let settings = config::settings(entry, &folders, args.model.dtype.is_some(), notes)?;
+    let context = settings.max_seq_len.map(|len| len + settings.max_out_len);
+    let mut options = options(&args.model, settings.dtype, settings.device, context)?;
+    options.max_batch_size = args.model.batch_size.unwrap_or(settings.batch_size.max(options.max_batch_size));
+    options.tokenizer_path = settings.tokenizer_path.clone();
+    options.eos_token_ids.clone_from(&settings.eos_token_ids);
+    let config = EvalConfig {
+        model: settings.config.clone(),
+        hf_type: settings.hf_type,
+        meta_template_config: settings.meta_template,
+        max_seq_len: settings.max_seq_len,
+        max_out_len: settings.max_out_len,
+        batch_size: args.model.batch_size.unwrap_or(settings.batch_size),
+        stop_words: settings.stop_words,
+        eos_token_ids: settings.eos_token_ids,
+        temperature: settings.sampling.temperature,
+        seed: settings.sampling.seed,
+        ..common(args, env)
+    };
+    let model = settings.path.map(|path| Model { path, options, config: settings.config });
     Ok(Evaluation { config, model })
+}
+
+/// Flags that a configuration, or a model's row of the registry, decides instead: as in OpenCompass.
+fn note_overridden(args: &EvalArgs, notes: &mut Vec<String>) {
+    let (questions, model) = (&args.questions, &args.model);
+    let by_model = [
+        ("--hf-path", model.hf_path.is_some()),
+        ("--tokenizer-path", model.tokenizer_path.is_some()),
+        ("--model-kwargs", !model.model_kwargs.is_empty()),
+        ("--tokenizer-kwargs", !model.tokenizer_kwargs.is_empty()),
+        ("--generation-kwargs", !questions.generation_kwargs.is_empty()),
+        ("--hf-type", questions.hf_type.is_some()),
+        ("--meta-template", questions.meta_template.is_some()),
+        ("--max-seq-len", questions.max_seq_len.is_some()),
+        ("--max-out-len", questions.max_out_len.is_some()),
+        ("--stop-words", !questions.stop_words.is_empty()),
+    ];
+    let by_file = [("--models", !args.models.is_empty()), ("--datasets", !questions.datasets.is_empty())];
+    let given = |(flag, is_given): &(&'static str, bool)| is_given.then_some(*flag);
+    let mut flags: Vec<&str> = by_model.iter().filter_map(given).collect();
+    if args.config.is_some() {
+        flags.extend(by_file.iter().filter_map(given));
+    }
+    if !flags.is_empty() {
+        let who = if args.config.is_some() { "the configuration file decides" } else { "--models decides" };
+        notes.push(format!("{} without effect, as in OpenCompass: {who}", flags.join(", ")));
+    }
 }
 
 /// The model that the arguments name, if they name one. `max_seq_len`: prompt and output together.
@@ -95,7 +240,32 @@ pub fn evaluation(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) ->
 pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<String>) -> Result<Option<Model>> {
     let kwargs = kwargs::model(&args.model_kwargs, notes)?;
     let tokenizer_kwargs = kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
-    let dtype = match (args.dtype.and_then(|dtype| dtype.dtype()), kwargs.dtype) {
+    let options = options(args, kwargs.dtype, kwargs.device, max_seq_len)?;
+    let Some(given) = &args.hf_path else { return Ok(None) };
+    let path = exists("--hf-path", given)?;
+    let tokenizer_path = args.tokenizer_path.as_ref().map(|given| exists("--tokenizer-path", given)).transpose()?;
+    // The tutorial gives the model's own folder, where a GGUF file or folder is found anyway.
+    let options = EngineOptions { tokenizer_path: tokenizer_path.filter(|tokenizer| *tokenizer != path), ..options };
+    let config = ModelConfig {
+        abbr: model_abbr(given),
+        path: given.clone(),
+        tokenizer_path: args.tokenizer_path.clone(),
+        model_kwargs: kwargs.raw,
+        tokenizer_kwargs,
+        num_gpus: args.num_gpus.unwrap_or(0),
+        dict: None,
+    };
+    Ok(Some(Model { path, options, config }))
+}
+
+/// How to load a model. `dtype`, `device`: what its `model_kwargs` say.
+fn options(
+    args: &ModelArgs,
+    dtype: Option<Dtype>,
+    device: Option<Device>,
+    max_seq_len: Option<usize>,
+) -> Result<EngineOptions> {
+    let dtype = match (args.dtype.and_then(|dtype| dtype.dtype()), dtype) {
         (Some(flag), Some(kwarg)) if flag != kwarg => {
             return Err(Error::input(
                 format!("--dtype {} contradicts torch_dtype={} in --model-kwargs", flag.name(), kwarg.name()),
@@ -104,7 +274,7 @@ pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<Strin
         }
         (flag, kwarg) => flag.or(kwarg),
     };
-    let device = match (Device::from(args.device), kwargs.device) {
+    let device = match (Device::from(args.device), device) {
         (Device::Auto, Some(device)) => device,
         (device, Some(kwarg)) if device != kwarg => {
             return Err(Error::input(
@@ -117,11 +287,8 @@ pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<Strin
     if device == Device::Cuda {
         return Err(Error::input("this build has no CUDA backend yet", "use --device cpu, or leave it out"));
     }
-    let Some(given) = &args.hf_path else { return Ok(None) };
-    let path = exists("--hf-path", given)?;
-    let tokenizer_path = args.tokenizer_path.as_ref().map(|given| exists("--tokenizer-path", given)).transpose()?;
     let default = EngineOptions::default();
-    let options = EngineOptions {
+    Ok(EngineOptions {
         device,
         dtype,
         threads: args.threads,
@@ -129,19 +296,8 @@ pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<Strin
         max_batch_size: args.batch_size.unwrap_or(default.max_batch_size),
         kv_cache_bytes: args.kv_cache_mib.map(|mib| mib << 20),
         prefix_cache: !args.no_prefix_cache,
-        // The tutorial gives the model's own folder, where a GGUF file or folder is found anyway.
-        tokenizer_path: tokenizer_path.filter(|tokenizer| *tokenizer != path),
         ..default
-    };
-    let config = ModelConfig {
-        abbr: model_abbr(given),
-        path: given.clone(),
-        tokenizer_path: args.tokenizer_path.clone(),
-        model_kwargs: kwargs.raw,
-        tokenizer_kwargs,
-        num_gpus: args.num_gpus.unwrap_or(0),
-    };
-    Ok(Some(Model { path, options, config }))
+    })
 }
 
 /// The error of a command that needs a model and was given none.
@@ -216,7 +372,8 @@ mod tests {
         let line = format!("oc-cli eval --datasets ceval_gen {tail}");
         let Command::Eval(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else { panic!("eval") };
         let mut notes = Vec::new();
-        evaluation(&args, Environment::default(), &mut notes).map(|e| (e, notes))
+        let mut job = job(&args, Environment::default(), &mut notes)?;
+        Ok((job.evaluations.remove(0), notes))
     }
 
     #[test]
@@ -241,7 +398,7 @@ mod tests {
     #[test]
     fn the_batch_size_is_the_engines_unless_given() {
         let (evaluation, _) = eval("").unwrap();
-        assert!(evaluation.model.is_none());
+        assert!(evaluation.model.is_err());
         assert_eq!(evaluation.config.batch_size, EngineOptions::default().max_batch_size);
         assert_eq!((evaluation.config.max_seq_len, evaluation.config.max_out_len), (None, 256));
     }
@@ -257,6 +414,21 @@ mod tests {
         assert!(error("--hf-path ./absent.gguf").starts_with("--hf-path ./absent.gguf: no such file or folder"));
         assert!(error("--mode infer").contains("-r scores a finished run again"));
         assert!(error("--mode x").contains("unknown mode `x`"));
+    }
+
+    #[test]
+    fn a_registered_model_decides_how_it_is_asked() {
+        let (evaluation, notes) = eval("--models hf_internlm_chat_7b --max-seq-len 100 --batch-size 3").unwrap();
+        let config = &evaluation.config;
+        assert_eq!((config.max_seq_len, config.max_out_len, config.batch_size), (Some(2048), 100, 3));
+        assert_eq!(config.model.abbr, "internlm-chat-7b-hf");
+        assert_eq!(config.meta_template_config.as_ref().unwrap()["round"][1]["end"], "<eoa>\n");
+        let missing = evaluation.model.unwrap_err().to_string();
+        assert!(missing.contains("models/internlm/internlm-chat-7b"), "{missing}");
+        assert!(notes.iter().any(|note| note.starts_with("--max-seq-len without effect")), "{notes:?}");
+        let error = |tail: &str| eval(tail).unwrap_err().to_string();
+        assert!(error("--models hf_opt_125").starts_with("unknown model `hf_opt_125` (did you mean `hf_opt_125m`"));
+        assert!(error("--models hf_opt_125m hf_opt_125m").contains("two models are called opt-125m-hf"));
     }
 
     #[test]

@@ -14,9 +14,9 @@ const NOT_SUPPORTED: &[(&[&str], &str, &str)] = &[
         "one process on this machine does all the work; start it from your own job script",
     ),
     (&["-a", "--accelerator"], "other inference engines", "oc-cli is its own inference engine; leave it out"),
-    (&["--models"], "model configurations by name", "give the model's folder or .gguf file with --hf-path"),
     (&["--summarizer"], "other summarizers", "group averages are always printed below the table; leave it out"),
-    (&["--config-dir", "--config-verbose"], "Python configuration files", "give the settings as flags"),
+    (&["--config-dir"], "folders of named configurations", "give the configuration file itself"),
+    (&["--config-verbose"], "printed configurations", "the run folder holds the whole configuration"),
     (&["--peft-path", "--peft-kwargs"], "adapters", "merge the adapter into the weights first, and give that folder"),
     (
         &["-s", "-sp", "--station-path", "--station-overwrite", "--read-from-station"],
@@ -58,12 +58,6 @@ pub fn explain(error: &clap::Error, subcommand: Option<&str>) -> Error {
         if let Some((_, what, hint)) = NOT_SUPPORTED.iter().find(|(flags, _, _)| flags.contains(&flag)) {
             return Error::input(format!("{flag}: {what} are not supported", what = what), hint);
         }
-        if flag.ends_with(".py") {
-            return Error::input(
-                format!("{flag}: Python configuration files are not supported"),
-                "give the settings as flags: --datasets, --hf-path and so on; see `oc-cli eval --help`",
-            );
-        }
     }
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -97,7 +91,7 @@ mod tests {
         assert_eq!(text.lines().next(), Some("--slurm: cluster runners are not supported"));
         assert!(message("oc-cli eval --datasets d -a vllm").starts_with("-a: other inference engines"));
         assert!(message("oc-cli eval --datasets d -sp x").contains("result stations"));
-        assert!(message("oc-cli eval configs/eval_demo.py").starts_with("configs/eval_demo.py: Python configuration"));
+        assert!(message("oc-cli eval --datasets d --config-dir x").contains("give the configuration file itself"));
         assert!(message("oc-cli eval --datasets d --peft-path=x").starts_with("--peft-path: adapters"));
     }
 

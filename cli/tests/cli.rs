@@ -100,14 +100,13 @@ fn flags_of_opencompass_without_a_meaning_here_are_named() {
     for (flags, message) in [
         ("--slurm -p part", "--slurm: cluster runners"),
         ("-a vllm", "-a: other inference engines"),
-        ("--models hf_internlm2_7b", "--models: model configurations by name"),
         ("--peft-path x", "--peft-path: adapters"),
         ("--custom-dataset-path x.csv", "--custom-dataset-path: custom datasets"),
         ("--mode infer", "--mode infer is not supported"),
     ] {
         refuses(cli.run(&format!("eval --datasets ceval_gen {flags}")), message, "");
     }
-    refuses(cli.run("eval configs/eval_demo.py"), "Python configuration files", "--datasets");
+    refuses(cli.run("eval --datasets ceval_gen --config-dir x"), "--config-dir", "the configuration file itself");
 }
 
 #[test]

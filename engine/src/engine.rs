@@ -68,7 +68,10 @@ impl Engine {
     ) -> Result<Self> {
         let backend = cpu_backend(&options)?;
         let files = ModelFiles::open(path.as_ref())?;
-        let config = files.config().clone();
+        let mut config = files.config().clone();
+        if let Some(ids) = &options.eos_token_ids {
+            config.eos_token_ids.clone_from(ids);
+        }
         let tokenizer = match &options.tokenizer_path {
             Some(path) => Tokenizer::open(path)?,
             None => Tokenizer::of_model(&files)?,

@@ -36,6 +36,8 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// A tokenizer elsewhere than beside the weights.
     pub tokenizer_path: Option<PathBuf>,
+    /// Tokens that end a generation. `None`: those of the model's files.
+    pub eos_token_ids: Option<Vec<u32>>,
 }
 
 impl Default for EngineOptions {
@@ -50,6 +52,7 @@ impl Default for EngineOptions {
             kv_cache_bytes: None,
             prefix_cache: true,
             tokenizer_path: None,
+            eos_token_ids: None,
         }
     }
 }

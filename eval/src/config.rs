@@ -47,6 +47,8 @@ pub struct ModelConfig {
     pub tokenizer_kwargs: Map<String, Value>,
     /// As given to `--num-gpus` or `--hf-num-gpus`.
     pub num_gpus: usize,
+    /// The dictionary of the model in a configuration, in OpenCompass's words; saved as it is.
+    pub dict: Option<Value>,
 }
 
 /// OpenCompass's name for a model given by path: the last path component and `_hf`.
@@ -76,6 +78,9 @@ pub struct EvalConfig {
     pub hf_type: HfType,
     /// Name of a meta template , see `prompt::meta`; `None`: none with [`HfType::Base`].
     pub meta_template: Option<String>,
+    /// The `meta_template` dictionary of the model's configuration, see [`crate::prompt::MetaTemplate::parse`]; with
+    /// [`HfType::Chat`] the roles of its rounds. Not beside `meta_template`.
+    pub meta_template_config: Option<Value>,
     /// Prompts longer than this lose in-context examples, then their beginning. `None`: the model's own limit only
     /// cuts the beginning, and no example is dropped, as in OpenCompass.
     pub max_seq_len: Option<usize>,
@@ -89,6 +94,8 @@ pub struct EvalConfig {
     pub limit: Option<usize>,
     /// Extra stop strings, cut from the answer.
     pub stop_words: Vec<String>,
+    /// Tokens that end an answer, where they are not the model's own; for the record: the engine has its own copy.
+    pub eos_token_ids: Option<Vec<u32>>,
     /// 0 is greedy, as OpenCompass runs C-Eval.
     pub temperature: f32,
     /// Seed of sampling; no effect when greedy.
@@ -115,12 +122,14 @@ impl Default for EvalConfig {
             model: ModelConfig::default(),
             hf_type: HfType::Base,
             meta_template: None,
+            meta_template_config: None,
             max_seq_len: None,
             max_out_len: 256,
             batch_size: 8,
             subjects: Vec::new(),
             limit: None,
             stop_words: Vec::new(),
+            eos_token_ids: None,
             temperature: 0.0,
             seed: 0,
             resume: None,

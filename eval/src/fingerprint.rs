@@ -23,6 +23,9 @@ pub(crate) struct Fingerprint {
     max_out_len: usize,
     /// Stop strings, in order.
     stop_words: Vec<String>,
+    /// Tokens that end an answer, where they are not the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    eos_token_ids: Option<Vec<u32>>,
     /// As text, because JSON has no `f32`.
     temperature: String,
     /// Only where it has an effect.
@@ -34,10 +37,14 @@ impl Fingerprint {
         Self {
             model,
             hf_type: config.hf_type.name().into(),
-            meta_template: config.meta_template.clone(),
+            meta_template: config
+                .meta_template
+                .clone()
+                .or_else(|| config.meta_template_config.as_ref().map(ToString::to_string)),
             max_seq_len: config.max_seq_len,
             max_out_len: config.max_out_len,
             stop_words: config.stop_words.clone(),
+            eos_token_ids: config.eos_token_ids.clone(),
             temperature: config.temperature.to_string(),
             seed: (config.temperature > 0.0).then_some(config.seed),
         }

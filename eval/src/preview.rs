@@ -14,7 +14,7 @@ use crate::{
 /// Whatever is wrong with the configuration, the data, or the model's tokenizer or chat template.
 pub fn prompts(config: &EvalConfig, model: Option<&dyn Model>) -> Result<Vec<PromptRecord>> {
     let tasks = datasets::load(config)?;
-    let style = Style::new(config.hf_type, config.meta_template.as_deref())?;
+    let style = Style::of(config)?;
     let Some(model) = model else {
         let mut records = Vec::new();
         for task in &tasks {

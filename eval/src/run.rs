@@ -42,7 +42,7 @@ fn evaluate(
     check_abbr(&config.model.abbr)?;
     check_tasks(tasks)?;
     let limits = Limits::new(config, model)?;
-    let style = Style::new(config.hf_type, config.meta_template.as_deref())?;
+    let style = Style::of(config)?;
     teller.observer.event(Event::Style(&describe_style(config)));
 
     let placeholders: usize = tasks.iter().map(Task::rows_with_placeholders).sum();

@@ -1,7 +1,6 @@
 //! What an evaluated file holds.
 
 use crate::Place;
-use serde_json::{Map, Number, Value as Json};
 
 /// A value of a configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,59 +69,6 @@ impl Value {
             Self::Dict(_) => "a dict",
             Self::Name(_) => "a name",
             Self::Function(_) => "a function",
-        }
-    }
-
-    /// As JSON: tuples and sets become lists, names their dotted text, keys text as Python's `json` writes them.
-    ///
-    /// # Errors
-    /// The place of a function, which JSON cannot hold; infinite numbers are `None` there.
-    pub fn to_json(&self) -> Result<Json, Place> {
-        Ok(match self {
-            Self::None => Json::Null,
-            Self::Bool(b) => Json::Bool(*b),
-            Self::Int(n) => Json::from(*n),
-            Self::Float(x) => Number::from_f64(*x).map_or(Json::Null, Json::Number),
-            Self::Str(text) => Json::from(text.as_str()),
-            Self::List(items) | Self::Tuple(items) | Self::Set(items) => {
-                Json::Array(items.iter().map(Self::to_json).collect::<Result<_, _>>()?)
-            }
-            Self::Dict(dict) => {
-                let mut map = Map::new();
-                for (key, value) in &dict.entries {
-                    map.insert(key.json_key(), value.to_json()?);
-                }
-                Json::Object(map)
-            }
-            Self::Name(name) => Json::from(name.dotted.as_str()),
-            Self::Function(place) => return Err(place.clone()),
-        })
-    }
-
-    fn json_key(&self) -> String {
-        match self {
-            Self::Str(text) => text.clone(),
-            Self::Int(n) => n.to_string(),
-            Self::Float(x) => format!("{x:?}"),
-            Self::Bool(b) => b.to_string(),
-            Self::None => "null".into(),
-            Self::Name(name) => name.dotted.clone(),
-            other => format!("{other:?}"),
-        }
-    }
-
-    /// From JSON, e.g. for [`Module::Values`](crate::Module::Values).
-    pub fn from_json(json: &Json, place: &Place) -> Self {
-        match json {
-            Json::Null => Self::None,
-            Json::Bool(b) => Self::Bool(*b),
-            Json::Number(n) => n.as_i64().map_or_else(|| Self::Float(n.as_f64().unwrap_or(f64::NAN)), Self::Int),
-            Json::String(text) => Self::Str(text.clone()),
-            Json::Array(items) => Self::List(items.iter().map(|item| Self::from_json(item, place)).collect()),
-            Json::Object(map) => {
-                let entry = |(key, value): (&String, &Json)| (Self::Str(key.clone()), Self::from_json(value, place));
-                Self::Dict(Dict { entries: map.iter().map(entry).collect(), place: place.clone() })
-            }
         }
     }
 }

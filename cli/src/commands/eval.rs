@@ -7,7 +7,7 @@ use crate::{
     diagnostics::{Result, Stdout, Terminal},
     interrupt::Interrupt,
     progress::Progress,
-    resolve::{self, Environment},
+    resolve::{self, Environment, Evaluation},
 };
 use oc_eval::{Event, Observer, Phase, Plan, RunReport, datasets};
 use std::path::Path;
@@ -21,18 +21,30 @@ const FAILURES_SHOWN: usize = 10;
 /// Bad input, and whatever stops the evaluation.
 pub fn run(args: &EvalArgs, terminal: &Terminal) -> Result<Outcome> {
     let mut notes = Vec::new();
-    let evaluation = resolve::evaluation(args, Environment::read(), &mut notes)?;
-    let (config, model) = (evaluation.config, evaluation.model.ok_or_else(resolve::no_model)?);
+    let mut job = resolve::job(args, Environment::read(), &mut notes)?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
+    let evaluations = std::mem::take(&mut job.evaluations);
+    let mut ready = Vec::with_capacity(evaluations.len());
+    for Evaluation { config, model } in evaluations {
+        ready.push((config, model?));
+    }
     // A misspelt dataset or missing data is said before a model is loaded for it.
-    datasets::load(&config)?;
-    let engine = load(&model, terminal)?;
-    let mut model = EngineModel::new(config.model.abbr.clone(), engine);
+    if let Some((config, _)) = ready.first() {
+        datasets::load(config).map_err(|error| job.locate(error))?;
+    }
+    let mut outcome = Outcome::Complete;
     let interrupt = Interrupt::install(terminal);
-    let mut console = Console { terminal, interrupt, progress: None, plan: Plan::default() };
-    let report = oc_eval::run(&mut model, &config, &mut console);
-    console.end_progress();
-    print(&report?, config.dry_run)
+    for (config, model) in ready {
+        let engine = load(&model, terminal)?;
+        let mut model = EngineModel::new(config.model.abbr.clone(), engine);
+        let mut console = Console { terminal, interrupt: interrupt.clone(), progress: None, plan: Plan::default() };
+        let report = oc_eval::run(&mut model, &config, &mut console);
+        console.end_progress();
+        if print(&report?, config.dry_run)? == Outcome::WithFailures {
+            outcome = Outcome::WithFailures;
+        }
+    }
+    Ok(outcome)
 }
 
 /// Shows the events of a run.

@@ -4,6 +4,7 @@ pub mod bench_kernels;
 mod engine_model;
 pub mod eval;
 pub mod generate;
+pub mod list_configs;
 pub mod prompt;
 
 use crate::{

@@ -5,7 +5,7 @@ use super::{Outcome, load};
 use crate::{
     args::PromptArgs,
     diagnostics::{Error, Result, Stdout, Terminal},
-    resolve::{self, Environment},
+    resolve::{self, Environment, Evaluation},
 };
 use oc_engine::Tokenizer;
 use oc_eval::PromptRecord;
@@ -17,14 +17,21 @@ use std::collections::BTreeMap;
 /// Bad input, and whatever the evaluation or the engine refuses.
 pub fn run(args: &PromptArgs, terminal: &Terminal) -> Result<Outcome> {
     let mut notes = Vec::new();
-    let evaluation = resolve::evaluation(&args.eval, Environment::read(), &mut notes)?;
+    let mut job = resolve::job(&args.eval, Environment::read(), &mut notes)?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
-    let config = evaluation.config;
-    let model = match &evaluation.model {
-        Some(model) => Some(EngineModel::new(config.model.abbr.clone(), load(model, terminal)?)),
-        None => None,
+    let evaluations = std::mem::take(&mut job.evaluations);
+    let count = evaluations.len();
+    let Ok([Evaluation { config, model }]) = <[Evaluation; 1]>::try_from(evaluations) else {
+        let message = format!("{count} models are configured, but one at a time is shown");
+        return Err(Error::input(message, "name one with --models, or shorten the configuration's list"));
     };
-    let records = oc_eval::prompts(&config, model.as_ref().map(|model| model as &dyn oc_eval::Model))?;
+    // Without weights there are no ids, but prompts there are.
+    let model = match &model {
+        Ok(model) => Some(EngineModel::new(config.model.abbr.clone(), load(model, terminal)?)),
+        Err(_) => None,
+    };
+    let records = oc_eval::prompts(&config, model.as_ref().map(|model| model as &dyn oc_eval::Model));
+    let records = records.map_err(|error| job.locate(error))?;
     let records = if args.all { records } else { chosen(records, args.index)? };
     let mut out = Stdout::lock();
     for (i, record) in records.iter().enumerate() {

@@ -15,6 +15,24 @@ use std::path::Path;
 const KEYS: [&str; 9] =
     ["abbr", "type", "path", "name", "reader_cfg", "infer_cfg", "eval_cfg", "local_mode", "trust_remote_code"];
 
+/// What the parts of a dataset dictionary can be, see [`Reader`].
+pub(super) const PARTS: [&str; 14] = [
+    "PromptTemplate",
+    "ZeroRetriever",
+    "FixKRetriever",
+    "GenInferencer",
+    "PPLInferencer",
+    "LLInferencer",
+    "CLPInferencer",
+    "AccEvaluator",
+    "AccwithDetailsEvaluator",
+    "AccContaminationEvaluator",
+    "first_capital_postprocess",
+    "first-capital",
+    "first_option_postprocess",
+    "match_answer_pattern",
+];
+
 /// Reads one dictionary; its name goes with every message.
 struct Reader<'a> {
     abbr: &'a str,
@@ -209,6 +227,24 @@ pub(super) fn subjects(config: &Value) -> [String; 2] {
     let tested = format!("test-{name}");
     let own = if abbr.ends_with(&tested) { tested } else { name.to_owned() };
     [own, name.to_owned()]
+}
+
+/// Writes a limit on the questions into a dictionary, so that the same dictionary gives the same questions.
+pub(super) fn record_limit(config: &mut Value, limit: usize) {
+    let reading = &mut config["reader_cfg"];
+    let start = match &reading["test_range"] {
+        Value::String(range) => range.trim_start_matches('[').split(':').next().map_or("", str::trim).to_owned(),
+        _ => String::new(),
+    };
+    let range = match start.parse::<usize>() {
+        Ok(start) => format!("[{start}:{}]", start + limit),
+        // From the end the limit cannot be written as one slice; then it stays in the command line alone.
+        Err(_) if start.is_empty() => format!("[:{limit}]"),
+        Err(_) => return,
+    };
+    if let Some(reading) = reading.as_object_mut() {
+        reading.insert("test_range".into(), range.into());
+    }
 }
 
 /// See [`super::task`].

@@ -142,6 +142,12 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The classes and functions that a dataset dictionary can name as its `type` and those of its parts.
+pub fn types() -> Vec<&'static str> {
+    let datasets = FAMILIES.iter().flat_map(|family| family.loaders).map(|loader| loader.class);
+    datasets.chain(build::PARTS).collect()
+}
+
 /// The task that one of OpenCompass's dataset dictionaries describes.
 ///
 /// # Errors
@@ -169,8 +175,9 @@ pub fn load(config: &EvalConfig) -> Result<Vec<Task>> {
     let mut tasks = Vec::new();
     for (dataset, _) in configs.iter().zip(&subjects).filter(|(_, names)| is_wanted(names)) {
         let mut task = task(dataset, &mut source, config.strict_braces)?;
-        if let Some(limit) = config.limit {
+        if let Some(limit) = config.limit.filter(|limit| *limit < task.samples.len()) {
             task.samples.truncate(limit);
+            build::record_limit(&mut task.dataset_config, limit);
         }
         tasks.push(task);
     }

@@ -1,7 +1,7 @@
 //! From filled templates to what a model reads: plain text, text with markers around each role, or messages.
 
 use super::items::{Draft, Item, Said, Section};
-use crate::{Error, HfType, Message, Prompt, Result, names, python};
+use crate::{Error, EvalConfig, HfType, Message, Prompt, Result, names, python};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -245,7 +245,55 @@ pub struct Style(Kind);
 enum Kind {
     Plain,
     Meta { name: String, meta: Arc<MetaTemplate> },
-    Messages,
+    Messages(Roles),
+}
+
+/// The roles that become messages, in the order of a round, then those that only stand outside of rounds; with the
+/// role of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Roles {
+    round: Vec<(String, &'static str)>,
+    reserved: Vec<(String, &'static str)>,
+}
+
+impl Default for Roles {
+    /// Those of OpenCompass's chat models. Systems are merged into the user's message: empty, they leave the line
+    /// break that joins them.
+    fn default() -> Self {
+        let round = [("HUMAN", "user"), ("SYSTEM", "user"), ("BOT", "assistant")];
+        Self { round: round.map(|(role, message)| (role.to_owned(), message)).to_vec(), reserved: Vec::new() }
+    }
+}
+
+impl Roles {
+    /// The roles of a chat model's `meta_template`, whose `api_role`s say what they become.
+    fn parse(config: &Value) -> Result<Self, String> {
+        // What is wrong with it otherwise is wrong here too.
+        MetaTemplate::parse(config)?;
+        let roles = |key: &str| {
+            let list = config[key].as_array().map_or(&[][..], Vec::as_slice);
+            let role = |role: &Value| match (&role["role"], role["api_role"].as_str()) {
+                (Value::String(name), Some("HUMAN")) => Ok((name.clone(), "user")),
+                (Value::String(name), Some("BOT")) => Ok((name.clone(), "assistant")),
+                (Value::String(name), Some("SYSTEM")) => Ok((name.clone(), "system")),
+                _ => Err(format!(
+                    "a role of a chat model's meta template needs `api_role` HUMAN, BOT or SYSTEM, but {} has none",
+                    python::repr(role)
+                )),
+            };
+            list.iter().map(role).collect::<Result<Vec<_>, String>>()
+        };
+        Ok(Self { round: roles("round")?, reserved: roles("reserved_roles")? })
+    }
+
+    /// The number of the role that speaks, and the role of its messages.
+    fn find(&self, said: &Said) -> Result<(usize, &'static str), String> {
+        let known = |role: &str| {
+            let mut roles = self.round.iter().chain(&self.reserved).enumerate();
+            roles.find(|(_, (name, _))| name == role).map(|(number, (_, message))| (number, *message))
+        };
+        known(&said.role).or_else(|| known(said.fallback_role.as_deref()?)).ok_or_else(|| no_role(said))
+    }
 }
 
 impl Style {
@@ -263,7 +311,7 @@ impl Style {
                     ),
                 });
             }
-            (HfType::Chat, None) => Kind::Messages,
+            (HfType::Chat, None) => Kind::Messages(Roles::default()),
             (HfType::Base, None) => Kind::Plain,
             (HfType::Base, Some(name)) => {
                 let meta = built_in(name).ok_or_else(|| Error::UnknownMetaTemplate {
@@ -275,6 +323,22 @@ impl Style {
             }
         };
         Ok(Self(kind))
+    }
+
+    /// The style that an evaluation's configuration asks for.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and what is wrong with the model's own meta template.
+    pub fn of(config: &EvalConfig) -> Result<Self> {
+        let Some(meta) = &config.meta_template_config else {
+            return Self::new(config.hf_type, config.meta_template.as_deref());
+        };
+        let name = &config.model.abbr;
+        let wrong = |reason| Error::Config { what: format!("model {name}: {reason}") };
+        match config.hf_type {
+            HfType::Base => Ok(Self::of_meta_template(name, MetaTemplate::parse(meta).map_err(wrong)?)),
+            HfType::Chat => Ok(Self(Kind::Messages(Roles::parse(meta).map_err(wrong)?))),
+        }
     }
 
     /// Text through the meta template of a model's configuration; `name` is for messages.
@@ -291,7 +355,7 @@ impl Style {
                     .into()
             }
             Kind::Meta { name, .. } => format!("prompts are sent as text with the markers of the meta template {name}"),
-            Kind::Messages => "prompts are sent as messages through the model's chat template (--hf-type chat); \
+            Kind::Messages(_) => "prompts are sent as messages through the model's chat template (--hf-type chat); \
                                --hf-type base sends plain text"
                 .into(),
         }
@@ -304,13 +368,13 @@ impl Style {
     pub(crate) fn render(&self, draft: &Draft, mode: Mode) -> Result<Prompt, String> {
         let items = match (draft, &self.0) {
             (Draft::List(items), _) => items,
-            (Draft::Text(text), Kind::Messages) => return Ok(Prompt::Messages(vec![message("user", text.clone())])),
+            (Draft::Text(text), Kind::Messages(_)) => return Ok(Prompt::Messages(vec![message("user", text.clone())])),
             (Draft::Text(text), _) => return Ok(Prompt::Text(text.clone())),
         };
         match &self.0 {
             Kind::Plain => Ok(Prompt::Text(plain(items))),
             Kind::Meta { meta, .. } => meta.mark(items, mode).map(Prompt::Text),
-            Kind::Messages => messages(items, mode).map(Prompt::Messages),
+            Kind::Messages(roles) => messages(items, mode, roles).map(Prompt::Messages),
         }
     }
 }
@@ -337,16 +401,9 @@ fn plain(items: &[Item]) -> String {
     text
 }
 
-/// The roles of OpenCompass's chat models, in the order of a round, and the message's role. Systems are merged into the
-/// user's message: empty, they leave the line break that joins them.
-const CHAT: [(&str, &str); 3] = [("HUMAN", "user"), ("SYSTEM", "user"), ("BOT", "assistant")];
-
 /// Messages: text outside of roles is dropped, and neighbours of the same role are joined.
-fn messages(items: &[Item], mode: Mode) -> Result<Vec<Message>, String> {
-    let place = |said: &Said| {
-        let known = |role: &str| CHAT.iter().position(|(name, _)| *name == role);
-        known(&said.role).or_else(|| known(said.fallback_role.as_deref()?)).ok_or_else(|| no_role(said))
-    };
+fn messages(items: &[Item], mode: Mode, roles: &Roles) -> Result<Vec<Message>, String> {
+    let place = |said: &Said| roles.find(said).map(|(number, _)| number);
     let content = |said: &Said| {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         part(&said.begin) + &part(&said.prompt) + &part(&said.end)
@@ -362,7 +419,7 @@ fn messages(items: &[Item], mode: Mode) -> Result<Vec<Message>, String> {
                 let rounds = rounds(&items[start..i], place)?;
                 for (n, round) in rounds.iter().enumerate() {
                     let last = mode == Mode::Gen && section == Section::Round && n + 1 == rounds.len();
-                    for (number, (_, role)) in CHAT.iter().enumerate() {
+                    for (number, (_, role)) in roles.round.iter().enumerate() {
                         if last && *role == "assistant" {
                             break;
                         }
@@ -377,7 +434,7 @@ fn messages(items: &[Item], mode: Mode) -> Result<Vec<Message>, String> {
                 }
             }
             Item::Said(one) if matches!(open.last(), Some((Section::Begin | Section::End, _))) => {
-                said.push(message(CHAT[place(one)?].1, content(one)));
+                said.push(message(roles.find(one)?.1, content(one)));
             }
             Item::Said(_) => {}
         }

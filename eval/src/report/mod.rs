@@ -184,6 +184,9 @@ pub(crate) fn configuration(config: &EvalConfig, tasks: &[Task], groups: &[Group
     if let Some(name) = &config.meta_template {
         entry["meta_template"] = name.as_str().into();
     }
+    if let Some(dict) = &model.dict {
+        entry.clone_from(dict);
+    }
     let group = |group: &Group| json!({ "name": group.name, "subsets": group.subsets });
     let all = json!({
         "datasets": tasks.iter().map(|task| task.dataset_config.clone()).collect::<Vec<_>>(),
