@@ -32,6 +32,7 @@ fn config(data_dir: &Path, work_dir: &Path, abbr: &str) -> EvalConfig {
             model_kwargs: map(json!({ "device_map": "cpu", "torch_dtype": "torch.float32" })),
             tokenizer_kwargs: map(json!({ "padding_side": "left", "truncation": "left" })),
             num_gpus: 0,
+            dict: None,
         },
         max_out_len: 16,
         batch_size: 4,
