@@ -9,6 +9,7 @@ mod backend;
 pub mod bench;
 pub mod cpu;
 pub mod cuda;
+pub mod emulator;
 mod error;
 pub mod ops;
 pub mod reference;
