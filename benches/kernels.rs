@@ -26,7 +26,7 @@ fn kernels(criterion: &mut Criterion) {
         group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
         for rows in [1, 512] {
             for shape in (op.model_shapes)(&Workload { model: &MODELS[0], rows, formats: &FORMATS }) {
-                let cost = (op.cost)(&shape, dtype);
+                let cost = op.cost_on(&cpu, &shape);
                 group.throughput(match cost.flops / cost.bytes {
                     ..20.0 => Throughput::Bytes(cost.bytes as u64),
                     _ => Throughput::Elements(cost.flops as u64),

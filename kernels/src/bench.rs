@@ -173,7 +173,7 @@ fn row<B: Backend>(
     time: Duration,
 ) -> Result<BenchRow> {
     let dtype = backend.info().dtype;
-    let cost = (op.cost)(shape, dtype);
+    let cost = op.cost_on(backend, shape);
     let (floor, bound) = peaks.floor(&cost, op.streams || cost.bytes > CACHED_BYTES);
     let copies = if op.streams && bound == Bound::Memory { cold_copies(&cost) } else { 1 };
     let mut trial = (op.trial)(backend, shape, 1, copies)?;

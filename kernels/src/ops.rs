@@ -16,8 +16,8 @@ pub struct Op<B: Backend> {
     /// Whether a step of a model reads the main input from memory (weights, KV cache) rather than from the caches, where
     /// the operation before left it (activations).
     pub streams: bool,
-    /// The least that a problem costs.
-    pub cost: fn(&Shape, Dtype) -> Cost,
+    /// The least that a problem costs where activations are kept in `Storage`; see [`Op::cost_on`].
+    pub cost: fn(&Shape, Dtype, Storage) -> Cost,
     /// Largest acceptable [`Trial::error`] where activations are `f32`; see [`Op::tolerance_on`].
     pub tolerance: fn(&Shape, Dtype) -> f64,
     /// Uploads random inputs: `copies` equal-sized sets, so that a benchmark can walk past the caches.
@@ -25,6 +25,12 @@ pub struct Op<B: Backend> {
 }
 
 impl<B: Backend> Op<B> {
+    /// The least that a problem costs on `backend`.
+    pub fn cost_on(&self, backend: &B, shape: &Shape) -> Cost {
+        let DeviceInfo { dtype, storage, .. } = backend.info();
+        (self.cost)(shape, dtype, storage)
+    }
+
     /// Largest acceptable [`Trial::error`] on `backend`: where activations are kept in 16 bits, results are rounded.
     pub fn tolerance_on(&self, backend: &B, shape: &Shape) -> f64 {
         let DeviceInfo { dtype, storage, .. } = backend.info();
@@ -357,8 +363,11 @@ pub fn worse(a: f64, b: f64) -> f64 {
 }
 
 /// The least bytes that a weight of `format` takes, ready for products of `dtype`: floats may be kept in the type they
-/// are multiplied in.
-pub fn stored_bytes(format: WeightFormat, dtype: Dtype) -> f64 {
+/// are multiplied in, and a backend with 16-bit activations keeps all weights like them.
+pub fn stored_bytes(format: WeightFormat, dtype: Dtype, storage: Storage) -> f64 {
+    if storage != Storage::F32 {
+        return storage.bytes() as f64;
+    }
     let format = match dtype {
         Dtype::Bf16 | Dtype::F16 if !format.is_quantized() => WeightFormat::Bf16,
         Dtype::Int8 if !format.is_quantized() => WeightFormat::Q8_0,
@@ -416,9 +425,9 @@ pub fn attention_of(shape: &Shape) -> (Heads, &[(usize, usize)], usize) {
     }
 }
 
-/// Cost per output element of an operation on a [`Shape::Rows`].
-pub fn row_cost(shape: &Shape, bytes: f64, flops: f64) -> Cost {
+/// Cost of an operation on a [`Shape::Rows`] that reads and writes `moved` elements per element of its output.
+pub fn row_cost(shape: &Shape, storage: Storage, moved: f64, flops: f64) -> Cost {
     let (rows, cols) = rows_of(shape);
     let elements = (rows * cols) as f64;
-    Cost { bytes: elements * bytes, flops: elements * flops, unit: Unit::F32 }
+    Cost { bytes: elements * moved * storage.bytes() as f64, flops: elements * flops, unit: Unit::F32 }
 }

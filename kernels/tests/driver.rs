@@ -27,7 +27,7 @@ static KERNELS: Module = Module {
 static BROKEN: Module = Module { name: "broken", ptx: ".version 8.0\nBROKEN" };
 
 /// The double, in the state that a test starts from; one test at a time has it.
-struct Fake(&'static Library, MutexGuard<'static, ()>);
+struct Fake(&'static Library, #[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 impl Fake {
     /// Compiles and loads it, before anything looks for the driver: whoever asks for `libcuda.so` then gets this one, by

@@ -92,12 +92,12 @@ pub fn op<B: Backend>() -> Op<B> {
         },
         random_shape,
         streams: true,
-        cost: |shape, dtype| {
+        cost: |shape, dtype, storage| {
             let (heads, sequences, shared) = attention_of(shape);
             let kv_bytes = heads.num_kv_heads * heads.head_dim * if dtype == Dtype::F32 { 8 } else { 4 };
             let (mut bytes, mut flops) = (0.0, 0.0);
             for (new, context) in sequences {
-                bytes += (context * kv_bytes + new * heads.q_cols() * 8) as f64;
+                bytes += (context * kv_bytes + 2 * new * heads.q_cols() * storage.bytes()) as f64;
                 // Row i of the new ones sees context - new + i + 1 keys.
                 let pairs = new * (context - new) + new * (new + 1) / 2;
                 flops += 4.0 * (pairs * heads.q_cols()) as f64;

@@ -17,9 +17,10 @@ pub fn op<B: Backend>() -> Op<B> {
             Shape::Matrix { rows: rng.below(20), inner, cols: 1 + rng.below(100), format }
         },
         streams: false,
-        cost: |shape, dtype| {
+        cost: |shape, dtype, storage| {
             let (rows, inner, _, format) = matrix_of(shape);
-            Cost { bytes: (rows * inner) as f64 * (stored_bytes(format, dtype) + 4.0), flops: 0.0, unit: Unit::F32 }
+            let bytes = stored_bytes(format, dtype, storage) + storage.bytes() as f64;
+            Cost { bytes: (rows * inner) as f64 * bytes, flops: 0.0, unit: Unit::F32 }
         },
         // A backend may keep the table in its compute type, and does so for 8-bit products.
         tolerance: |_, dtype| if dtype == Dtype::Bf16 { 1.0 / 256.0 } else { 1e-6 },

@@ -12,7 +12,7 @@ pub fn op<B: Backend>() -> Op<B> {
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         streams: false,
-        cost: |shape, _| row_cost(shape, 8.0, 0.0),
+        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 0.0),
         tolerance: |_, _| 0.0,
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);

@@ -27,9 +27,10 @@ pub fn op<B: Backend>() -> Op<B> {
             Shape::Matrix { rows: rng.below(30), inner, cols: 1 + rng.below(200), format }
         },
         streams: true,
-        cost: |shape, dtype| {
+        cost: |shape, dtype, storage| {
             let (rows, inner, cols, format) = matrix_of(shape);
-            let bytes = (inner * cols) as f64 * stored_bytes(format, dtype) + (rows * (inner + 2 * cols)) as f64 * 4.0;
+            let activations = (rows * (inner + 2 * cols) * storage.bytes()) as f64;
+            let bytes = (inner * cols) as f64 * stored_bytes(format, dtype, storage) + activations;
             Cost { bytes, flops: 2.0 * (rows * inner * cols) as f64, unit: Unit::of_products(dtype) }
         },
         tolerance: |shape, dtype| match (dtype, matrix_of(shape).3) {

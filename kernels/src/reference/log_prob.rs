@@ -2,7 +2,7 @@
 
 use super::{dequant::dequantize, int8};
 use crate::{
-    Backend, Dtype, Result, WeightFormat, WeightView,
+    Backend, Dtype, Result, Storage, WeightFormat, WeightView,
     ops::{Cost, Op, Rng, Shape, Trial, Unit, Workload, matrix_of, rounded, subset, worse},
 };
 
@@ -27,12 +27,12 @@ pub fn random_shape(rng: &mut Rng) -> Shape {
 }
 
 /// The product with the head, then a pass over the logits.
-pub fn cost<B: Backend>(shape: &Shape, dtype: Dtype) -> Cost {
+pub fn cost<B: Backend>(shape: &Shape, dtype: Dtype, storage: Storage) -> Cost {
     let (rows, _, cols, _) = matrix_of(shape);
-    let product = (super::linear::op::<B>().cost)(shape, dtype);
-    let logits = (rows * cols) as f64;
+    let product = (super::linear::op::<B>().cost)(shape, dtype, storage);
+    let logits = (2 * rows * cols * storage.bytes()) as f64;
     // The logits stay on the chip.
-    Cost { bytes: product.bytes - 8.0 * logits, flops: product.flops, unit: Unit::of_products(dtype) }
+    Cost { bytes: product.bytes - logits, flops: product.flops, unit: Unit::of_products(dtype) }
 }
 
 /// Quantised weights may be rounded to bf16 or not: the reference takes them as they are.

@@ -33,13 +33,14 @@ pub fn op<B: Backend>() -> Op<B> {
         },
         random_shape: super::attention::random_shape,
         streams: false,
-        cost: |shape, dtype| {
+        cost: |shape, dtype, storage| {
             let (heads, sequences, _) = attention_of(shape);
             let rows: usize = sequences.iter().map(|s| s.0).sum();
             let (rotated, kv) =
                 ((heads.num_heads + heads.num_kv_heads) * heads.head_dim, heads.num_kv_heads * heads.head_dim);
             let stored = if dtype == Dtype::F32 { 8 } else { 4 };
-            let bytes = (rows * (8 * rotated + (4 + stored) * kv)) as f64;
+            let element = storage.bytes();
+            let bytes = (rows * (2 * element * rotated + (element + stored) * kv)) as f64;
             Cost { bytes, flops: (rows * rotated * 3) as f64, unit: Unit::F32 }
         },
         tolerance: |_, _| 1e-6,
