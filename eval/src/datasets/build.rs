@@ -337,21 +337,30 @@ pub(super) fn task(config: &Value, source: &mut Source<'_>, strict_braces: bool)
     })
 }
 
+/// `path` of a dictionary.
+///
+/// # Errors
+/// [`Error::Config`] where it is missing.
+pub(super) fn path(config: &Value) -> Result<&str> {
+    text(config, "path")
+}
+
+fn text<'a>(config: &'a Value, key: &str) -> Result<&'a str> {
+    let abbr = config["abbr"].as_str().unwrap_or_default();
+    config[key].as_str().ok_or_else(|| Reader { abbr }.error(format!("`{key}` is missing, or no string")))
+}
+
 /// `path` and `name` of a dictionary.
 ///
 /// # Errors
 /// [`Error::Config`] where one is missing.
 pub(super) fn place(config: &Value) -> Result<(&str, &str)> {
     let abbr = config["abbr"].as_str().unwrap_or_default();
-    let text = |key: &str| {
-        let missing = || Reader { abbr }.error(format!("`{key}` is missing, or no string"));
-        config[key].as_str().ok_or_else(missing)
-    };
-    let name = text("name")?;
+    let name = text(config, "name")?;
     if name.contains(['/', '\\', '\0']) || name.starts_with('.') {
         return Err(Reader { abbr }.error(format!("`name` is {name:?}, wanted the name of a subject")));
     }
-    Ok((text("path")?, name))
+    Ok((path(config)?, name))
 }
 
 /// Refuses a split that the dataset does not have.

@@ -5,10 +5,16 @@
 
 mod build;
 mod ceval;
+mod cmmlu;
 mod demo;
 mod files;
+mod lines;
+mod mmlu;
+mod siqa;
 mod table;
 mod vocabulary;
+mod winograd;
+mod winogrande;
 
 use crate::{Error, EvalConfig, Result, names, task::Task};
 use files::Files;
@@ -93,7 +99,15 @@ struct Rows {
     missing_annotations: Option<PathBuf>,
 }
 
-static FAMILIES: [&Family; 2] = [&ceval::FAMILY, &demo::FAMILY];
+static FAMILIES: [&Family; 7] = [
+    &ceval::FAMILY,
+    &cmmlu::FAMILY,
+    &mmlu::FAMILY,
+    &siqa::FAMILY,
+    &winograd::FAMILY,
+    &winogrande::FAMILY,
+    &demo::FAMILY,
+];
 
 /// Every dataset.
 pub fn families() -> &'static [&'static Family] {

@@ -1,4 +1,4 @@
-//! C-Eval's CSV files, read as Python's `csv` module reads them, but never silently wrong.
+//! CSV files, read as Python's `csv` module reads them, but never silently wrong.
 
 use crate::{Error, Result, task::Row};
 use std::{collections::HashMap, path::Path};
@@ -8,14 +8,16 @@ const COLUMNS: [&str; 5] = ["question", "A", "B", "C", "D"];
 const ANSWER: &str = "answer";
 const OPTIONS: [&str; 4] = ["A", "B", "C", "D"];
 
-/// The rows of a file, with all its columns in their order.
+/// A file's records, each with the line where it begins.
+type Records = Vec<(Option<u64>, Vec<String>)>;
+
+/// The records of a file, its header among them.
 ///
 /// A byte order mark is dropped, and every line break, in fields too, is read as `\n`, as Python's text files do.
 ///
 /// # Errors
-/// [`Error::Csv`] with the line: not UTF-8, empty, no rows, a missing or repeated column, a row of another length,
-/// quotes that do not close, an empty question, a repeated id, or an answer that is none of the options.
-pub(super) fn read(file: &Path, bytes: &[u8], labelled: bool) -> Result<Vec<Row>> {
+/// [`Error::Csv`] with the line: not UTF-8, empty, or quotes that do not close.
+fn records(file: &Path, bytes: &[u8]) -> Result<Records> {
     let malformed = |line: Option<u64>, reason: String| Error::Csv { file: file.to_owned(), line, reason };
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let line = bytes[..e.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
@@ -26,50 +28,112 @@ pub(super) fn read(file: &Path, bytes: &[u8], labelled: bool) -> Result<Vec<Row>
         return Err(malformed(None, "the file is empty".into()));
     }
     check_quotes(&text).map_err(|(line, reason)| malformed(Some(line), reason))?;
+    let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(text.as_bytes());
+    let mut records = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| malformed(None, e.to_string()))?;
+        records.push((record.position().map(csv::Position::line), record.iter().map(str::to_owned).collect()));
+    }
+    Ok(records)
+}
 
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|e| malformed(None, e.to_string()))?.clone();
+/// Refuses a row that is not one: `header` names its columns, `question` is one of them, `answer` too where there must
+/// be one.
+fn check(
+    file: &Path,
+    (line, record): &(Option<u64>, Vec<String>),
+    header: &[&str],
+    question: &str,
+    answer: Option<&str>,
+) -> Result<()> {
+    let malformed = |reason: String| Error::Csv { file: file.to_owned(), line: *line, reason };
+    if record.len() != header.len() {
+        let reason = format!(
+            "{} fields where the header has {}; is a comma or a line break unquoted?",
+            record.len(),
+            header.len()
+        );
+        return Err(malformed(reason));
+    }
+    let field =
+        |column: &str| header.iter().zip(record).find(|(name, _)| **name == column).map_or("", |(_, value)| value);
+    if field(question).trim().is_empty() {
+        return Err(malformed("the question is empty".into()));
+    }
+    if let Some(column) = answer
+        && !OPTIONS.contains(&field(column))
+    {
+        return Err(malformed(format!("the answer is {:?}, but must be A, B, C or D", field(column))));
+    }
+    Ok(())
+}
+
+/// The rows of one of C-Eval's files, with all its columns in their order.
+///
+/// # Errors
+/// [`Error::Csv`] with the line: not UTF-8, empty, no rows, a missing or repeated column, a row of another length,
+/// quotes that do not close, an empty question, a repeated id, or an answer that is none of the options.
+pub(super) fn read(file: &Path, bytes: &[u8], labelled: bool) -> Result<Vec<Row>> {
+    let malformed = |line: Option<u64>, reason: String| Error::Csv { file: file.to_owned(), line, reason };
+    let mut records = records(file, bytes)?.into_iter();
+    let (_, header) = records.next().unwrap_or_default();
     for column in COLUMNS.into_iter().chain(labelled.then_some(ANSWER)) {
         match header.iter().filter(|name| *name == column).count() {
             1 => {}
             0 => {
-                let found: Vec<&str> = header.iter().collect();
-                let reason = format!("the column `{column}` is missing; the file has {}", found.join(", "));
+                let reason = format!("the column `{column}` is missing; the file has {}", header.join(", "));
                 return Err(malformed(Some(1), reason));
             }
             _ => return Err(malformed(Some(1), format!("the column `{column}` appears twice"))),
         }
     }
+    let names: Vec<&str> = header.iter().map(String::as_str).collect();
     let mut rows = Vec::new();
     let mut ids: HashMap<String, u64> = HashMap::new();
-    for record in reader.records() {
-        let record = record.map_err(|e| malformed(None, e.to_string()))?;
-        let line = record.position().map(csv::Position::line);
-        if record.len() != header.len() {
-            let reason = format!(
-                "{} fields where the header has {}; is a comma or a line break unquoted?",
-                record.len(),
-                header.len()
-            );
-            return Err(malformed(line, reason));
-        }
-        let row: Row = header.iter().zip(&record).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let field = |column: &str| row.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value);
-        if field("question").trim().is_empty() {
-            return Err(malformed(line, "the question is empty".into()));
-        }
-        if labelled && !OPTIONS.contains(&field(ANSWER)) {
-            return Err(malformed(line, format!("the answer is {:?}, but must be A, B, C or D", field(ANSWER))));
-        }
-        if header.iter().any(|name| name == "id")
-            && let Some(first) = ids.insert(field("id").to_owned(), line.unwrap_or_default())
+    for record in records {
+        check(file, &record, &names, "question", labelled.then_some(ANSWER))?;
+        let (line, record) = record;
+        let row: Row = header.iter().cloned().zip(record).collect();
+        if let Some((_, id)) = row.iter().find(|(name, _)| name == "id")
+            && let Some(first) = ids.insert(id.clone(), line.unwrap_or_default())
         {
-            return Err(malformed(line, format!("the id {} stands in line {first} too", field("id"))));
+            return Err(malformed(line, format!("the id {id} stands in line {first} too")));
         }
         rows.push(row);
     }
     if rows.is_empty() {
         return Err(malformed(None, "the file has a header, but no rows".into()));
+    }
+    Ok(rows)
+}
+
+/// Columns of a file by their place.
+pub(super) struct Columns {
+    /// A name for each field; `None`: it is left out.
+    pub names: &'static [Option<&'static str>],
+    /// Whether the first record is a header, of whatever names.
+    pub has_header: bool,
+    /// One of `names`, which must not be empty.
+    pub question: &'static str,
+    /// One of `names`, which must be one of the options.
+    pub answer: &'static str,
+}
+
+/// The rows of a file whose columns have a place, and no name.
+///
+/// # Errors
+/// [`Error::Csv`] with the line: not UTF-8, empty, no rows, a row of another length, quotes that do not close, an empty
+/// question, or an answer that is none of the options.
+pub(super) fn positional(file: &Path, bytes: &[u8], columns: &Columns) -> Result<Vec<Row>> {
+    let header: Vec<&str> = columns.names.iter().map(|name| name.unwrap_or_default()).collect();
+    let mut rows = Vec::new();
+    for record in records(file, bytes)?.into_iter().skip(usize::from(columns.has_header)) {
+        check(file, &record, &header, columns.question, Some(columns.answer))?;
+        let fields = columns.names.iter().zip(record.1);
+        rows.push(fields.filter_map(|(name, value)| Some(((*name)?.to_owned(), value))).collect());
+    }
+    if rows.is_empty() {
+        return Err(Error::Csv { file: file.to_owned(), line: None, reason: "the file has no rows".into() });
     }
     Ok(rows)
 }
@@ -214,6 +278,29 @@ mod tests {
                 }
             }
             assert_eq!((found, breaks), (wanted, usize::from(split == "test")), "{split}");
+        }
+    }
+
+    const PLACES: Columns = Columns {
+        names: &[None, Some("input"), Some("A"), Some("target")],
+        has_header: true,
+        question: "input",
+        answer: "target",
+    };
+
+    #[test]
+    fn columns_by_place() {
+        let rows = positional(Path::new("x"), b"a,b,c,d\n0,q,1,B\n", &PLACES).unwrap();
+        let wanted = [("input", "q"), ("A", "1"), ("target", "B")].map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(rows, [wanted.to_vec()]);
+        for (text, wanted) in [
+            ("a,b,c,d\n0,q,1\n", "line 2: 3 fields"),
+            ("a,b,c,d\n0,,1,B\n", "line 2: the question is empty"),
+            ("a,b,c,d\n0,q,1,E\n", "line 2: the answer is \"E\""),
+            ("a,b,c,d\n", "no rows"),
+        ] {
+            let error = positional(Path::new("x"), text.as_bytes(), &PLACES).unwrap_err().to_string();
+            assert!(error.contains(wanted), "found: {error}\nwanted: {wanted}");
         }
     }
 

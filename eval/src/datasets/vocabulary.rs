@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+/// The class of templates.
+pub(super) const PROMPT_TEMPLATE: &str = "PromptTemplate";
 /// Where the examples go.
 pub(super) const ICE_TOKEN: &str = "</E>";
 /// The answers of most datasets.
