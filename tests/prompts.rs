@@ -3,6 +3,7 @@
 use oc_eval::{EvalConfig, HfType, Message, datasets, extract::Extractor, metrics, prompts};
 use oc_tests::{json_lines, root, shared};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -269,4 +270,36 @@ fn the_demonstration_is_built_in_and_not_ceval() {
     let error =
         datasets::load(&EvalConfig { datasets: vec!["ceval_gem".into()], ..EvalConfig::default() }).unwrap_err();
     assert!(error.to_string().contains("did you mean `ceval_gen`"), "{error}");
+}
+
+/// Prompts of all subjects of C-Eval, CMMLU and MMLU, in every style, against digests that OpenCompass's own template
+/// code made; see `tests/fixtures/prompt_digests.py`.
+#[test]
+fn prompts_of_every_subject_have_opencompass_digests() {
+    let Some(data) = shared("data") else { return };
+    let mut checked = 0;
+    for line in fs::read_to_string(root().join("tests/fixtures/prompt_digests.tsv")).unwrap().lines() {
+        let [name, style, limit, count, digest] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let mut config = config(&data, &[]);
+        config.datasets = vec![name.into()];
+        config.limit = Some(limit.parse().unwrap());
+        match style {
+            "base" => {}
+            "hf_messages" => config.hf_type = HfType::Chat,
+            meta => config.meta_template = Some(meta.into()),
+        }
+        let mut hash = Sha256::new();
+        let records = prompts(&config, None).unwrap();
+        for record in &records {
+            for Message { role, content } in record.messages.iter().flatten() {
+                hash.update(format!("{role}\u{1}{content}\u{2}"));
+            }
+            hash.update(record.prompt.as_deref().unwrap_or_default());
+            hash.update([0]);
+        }
+        let found: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((records.len().to_string().as_str(), found.as_str()), (count, digest), "{name} {style}");
+        checked += 1;
+    }
+    assert!(checked >= 60);
 }
