@@ -70,6 +70,7 @@ impl<'h> Interp<'h> {
     /// Evaluates the main file.
     pub(crate) fn run(mut self, name: &str, source: &str) -> Result<Evaluated> {
         let globals = self.file(name, source)?;
+        self.at = At { file: 0, line: 1 };
         let mut variables = Vec::new();
         for (key, value) in self.dict(globals).entries.clone() {
             if let V::Str(key) = &key
@@ -77,7 +78,11 @@ impl<'h> Interp<'h> {
             {
                 // Modules and our own functions are no values of a configuration.
                 if !matches!(value, V::Module(_) | V::Builtin(_) | V::Method(_) | V::Ellipsis) {
-                    variables.push((key.to_string(), self.export(&value)?));
+                    let exported = self.export(&value).map_err(|mut error| {
+                        error.message = format!("the value of `{key}`: {}", error.message);
+                        error
+                    })?;
+                    variables.push((key.to_string(), exported));
                 }
             }
         }
