@@ -82,6 +82,24 @@ __device__ __forceinline__ void ldmatrix_trans(u32 (&r)[4], u32 address) {
                  : "memory");
 }
 
+// By the 32-bit address in shared memory.
+__device__ __forceinline__ void store_shared(u32 address, u32 x) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+__device__ __forceinline__ u32 load_shared_u32(u32 address) {
+    u32 x;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+    return x;
+}
+__device__ __forceinline__ uint4 load_shared(u32 address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
 // 16 bytes, asynchronously, past L1; only the first `bytes` are read, the rest become zero.
 __device__ __forceinline__ void cp_async(u32 to_shared, const void *from_global, u32 bytes = 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from_global), "r"(bytes)
