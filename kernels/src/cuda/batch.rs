@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
+    attention::Attention,
     device::{Device, DeviceBuffer},
     kv_cache::CudaKvCache,
 };
-use crate::{Error, Heads, PagedBatch, Result};
+use crate::{Error, Heads, KvLayout, PagedBatch, Result};
 
 /// A checked [`PagedBatch`], its arrays in device memory, and the heads that read it.
 pub struct CudaBatch {
@@ -14,6 +15,10 @@ pub struct CudaBatch {
     pub(super) paged: PagedBatch,
     /// The heads of every layer.
     pub(super) heads: Heads,
+    /// The cache that it was checked against.
+    pub(super) layout: KvLayout,
+    /// Work lists of attention; none for heads that it has no kernel for.
+    pub(super) attention: Option<Attention>,
     /// Largest row of the rotary table that a row reads.
     pub(super) last_rotary_row: u32,
     /// `u32 [num_tokens]`
@@ -49,8 +54,10 @@ impl CudaBatch {
             last_rotary_row: batch.rotary_rows().iter().copied().max().unwrap_or(0),
             rotary_rows: DeviceBuffer::from_slice(device, "a batch", batch.rotary_rows())?,
             slot_mapping: DeviceBuffer::from_slice(device, "a batch", &batch.slot_mapping)?,
+            attention: Attention::new(device, batch, heads)?,
             paged: batch.clone(),
             heads,
+            layout,
         })
     }
 }

@@ -3,6 +3,8 @@
 //! Activations, weights and the KV cache are kept in bf16 or f16, sums in `f32`. Every kernel's launcher stands in the file of
 //! its operation, checks its operands and chooses its shape from (operation, N, K, dtype, architecture) alone.
 
+mod attention;
+mod attention_plan;
 mod batch;
 pub mod device;
 pub mod driver;
@@ -167,14 +169,14 @@ impl Backend for CudaBackend {
 
     fn attention(
         &self,
-        _qkv: &CudaTensor,
-        _batch: &CudaBatch,
-        _layer: usize,
-        _kv: &CudaKvCache,
-        _scale: f32,
-        _out: &mut CudaTensor,
+        qkv: &CudaTensor,
+        batch: &CudaBatch,
+        layer: usize,
+        kv: &CudaKvCache,
+        scale: f32,
+        out: &mut CudaTensor,
     ) -> Result<()> {
-        missing("attention")
+        self.launch_attention(qkv, batch, layer, kv, scale, out)
     }
 
     fn silu_mul(&self, _gate_up: &CudaTensor, _out: &mut CudaTensor) -> Result<()> {

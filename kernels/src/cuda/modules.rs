@@ -18,5 +18,12 @@ macro_rules! modules {
 }
 
 modules! {
+    ATTENTION_16 = "attention_16",
+    ATTENTION_64 = "attention_64",
+    ATTENTION_80 = "attention_80",
+    ATTENTION_96 = "attention_96",
+    ATTENTION_128 = "attention_128",
+    ATTENTION_256 = "attention_256",
+    ATTENTION_MERGE = "attention_merge",
     RMS_NORM = "rms_norm",
 }

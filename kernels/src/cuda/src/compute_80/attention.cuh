@@ -64,8 +64,8 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
         return row * ROW_BYTES + (chunk ^ (row % 8 / (8 / GROUP))) * 16;
     }
 
-    // `place(row, chunk + 2 · pairs)` from `at = place(row, chunk)`, where `chunk` is 0 or 1: one instruction, or none. The low
-    // bits of the matrix's address and of its rows are zeros.
+    // `place(row, chunk + 2 · pairs)` from `at = place(row, chunk)`, where `chunk` is 0 or 1 or `pairs` a multiple of 4: one
+    // instruction, or none. The low bits of the matrix's address and of its rows are zeros.
     static __device__ __forceinline__ u32 along(u32 at, u32 pairs) {
         return (at ^ (2 * pairs % GROUP * 16)) + 2 * pairs / GROUP * (GROUP * 16);
     }

@@ -1,0 +1,203 @@
+//! Causal grouped-query attention over the paged cache. Floors and shapes: `src/compute_80/attention_{prompt,decode,merge}`.
+//!
+//! Prompt rows and generated rows (a sequence's role, not its number of rows) go through different kernels. Whatever the
+//! batch, a row has the same bits: see `attention_plan.rs` for who shares reads, `attention.cuh` for what a row computes.
+
+use std::sync::Arc;
+
+use super::{
+    CudaBackend, CudaBatch, CudaKvCache, CudaTensor,
+    attention_plan::Plan,
+    device::{Arg, Device, DeviceBuffer, Launch, Module},
+    expect, modules,
+};
+use crate::{Error, Heads, PagedBatch, Result};
+
+/// Threads of a block of the attention kernels and of the merge.
+const THREADS: u32 = 128;
+/// Columns that a thread of the merge has.
+const MERGE_COLUMNS: usize = 4;
+/// Most blocks in a grid's y dimension.
+const MAX_ITEMS: usize = 65_535;
+/// Bytes of the kernels' keys and values in shared memory: two stages of one block each.
+const STAGE_BYTES: fn(usize) -> usize = |head_dim| 2 * 2 * key_block(head_dim) * head_dim * 2;
+
+/// Keys of a block: `BLOCK` in `attention.cuh`.
+const fn key_block(head_dim: usize) -> usize {
+    if head_dim <= 128 { 64 } else { 32 }
+}
+
+/// The kernels of one head size.
+#[derive(Clone, Copy, Debug)]
+struct Kernels {
+    module: &'static Module,
+    /// Rows of a block of `attention_prompt` and `attention_wide`: `ROWS` in `attention.cuh`.
+    rows: usize,
+    head_dim: usize,
+}
+
+impl Kernels {
+    /// # Errors
+    /// [`Error::Unsupported`] for heads that no kernel has been compiled for.
+    fn of(heads: Heads) -> Result<Self> {
+        let Heads { num_heads, num_kv_heads, head_dim } = heads;
+        let (module, rows) = match head_dim {
+            16 => (&modules::ATTENTION_16, 128),
+            64 => (&modules::ATTENTION_64, 128),
+            80 => (&modules::ATTENTION_80, 128),
+            96 => (&modules::ATTENTION_96, 128),
+            128 => (&modules::ATTENTION_128, 128),
+            256 => (&modules::ATTENTION_256, 64),
+            _ => {
+                return Err(Error::Unsupported(format!(
+                    "attention: heads of {head_dim} elements; the CUDA kernels have 16, 64, 80, 96, 128 or 256: use the CPU"
+                )));
+            }
+        };
+        let group = num_heads / num_kv_heads;
+        if group > rows {
+            return Err(Error::Unsupported(format!(
+                "attention: {group} query heads share a key/value head; the CUDA kernels for heads of {head_dim} elements \
+                 take at most {rows}: use the CPU"
+            )));
+        }
+        Ok(Self { module, rows, head_dim })
+    }
+
+    /// Dynamic shared memory of a block of `rows` rows, in bytes.
+    fn shared_bytes(self, rows: usize) -> u32 {
+        (rows * self.head_dim * 2 + STAGE_BYTES(self.head_dim)) as u32
+    }
+}
+
+/// The work lists of a batch in device memory, and room for what its kernels leave for one another.
+pub(super) struct Attention {
+    kernels: Kernels,
+    plan: Plan,
+    /// The parts of `plan`, as the kernels read them.
+    tables: DeviceBuffer,
+    prompt: DeviceBuffer,
+    narrow: DeviceBuffer,
+    wide: DeviceBuffer,
+    members: DeviceBuffer,
+    /// `f32 [slots, num_heads, head_dim]`
+    partial_out: DeviceBuffer,
+    /// `f32 [slots, num_heads, 2]`
+    partial_stats: DeviceBuffer,
+}
+
+impl Attention {
+    /// Plans and uploads; `None` for heads that have no kernel, which only attention needs to know.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; whatever the device refuses.
+    pub fn new(device: &Arc<dyn Device>, batch: &PagedBatch, heads: Heads) -> Result<Option<Self>> {
+        let Ok(kernels) = Kernels::of(heads) else { return Ok(None) };
+        let plan = Plan::new(batch, heads.num_heads / heads.num_kv_heads, kernels.rows);
+        let list = |data: &[u32]| DeviceBuffer::from_slice(device, "a batch", data);
+        let rows = plan.num_slots() * heads.num_heads;
+        Ok(Some(Self {
+            kernels,
+            tables: list(&plan.tables)?,
+            prompt: list(plan.prompt.as_flattened())?,
+            narrow: list(plan.narrow.as_flattened())?,
+            wide: list(plan.wide.as_flattened())?,
+            members: list(plan.members.as_flattened())?,
+            partial_out: DeviceBuffer::new(device, "attention of generated tokens", rows * heads.head_dim * 4)?,
+            partial_stats: DeviceBuffer::new(device, "attention of generated tokens", rows * 2 * 4)?,
+            plan,
+        }))
+    }
+}
+
+impl CudaBackend {
+    /// `out = softmax(q · kᵀ · scale) · v` of every row over its sequence's pages.
+    pub(super) fn launch_attention(
+        &self,
+        qkv: &CudaTensor,
+        batch: &CudaBatch,
+        layer: usize,
+        kv: &CudaKvCache,
+        scale: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        let heads = batch.heads;
+        let tokens = batch.paged.num_tokens();
+        expect("attention: qkv", qkv.shape(), (tokens, heads.qkv_cols()))?;
+        expect("attention: output", out.shape(), (tokens, heads.q_cols()))?;
+        if kv.layout() != batch.layout {
+            return Err(Error::Shape {
+                what: "attention: KV cache",
+                found: format!("{:?}", kv.layout()),
+                wanted: format!("{:?}, for which the batch was prepared", batch.layout),
+            });
+        }
+        if !(scale > 0.0 && scale.is_finite()) {
+            return Err(Error::Unsupported(format!("attention: a scale of {scale}; wanted a positive number")));
+        }
+        let (keys, values) = kv.layer(layer)?;
+        let Some(work) = &batch.attention else { return Kernels::of(heads).map(|_| ()) };
+        let (group, stride) = (heads.num_heads / heads.num_kv_heads, qkv.stride());
+        let scale_log2 = Arg::F32(scale * std::f32::consts::LOG2_E);
+        let sizes = [heads.num_kv_heads, group, stride].map(|n| Arg::U32(n as u32));
+        let pool = [keys, values, work.tables.ptr()].map(Arg::Ptr);
+
+        let rows = work.kernels.rows;
+        // Behind the stages, the prompt kernel notes how many keys each row sees.
+        let shared_bytes = work.kernels.shared_bytes(rows) + rows as u32 * 4;
+        for (first, items) in grids(work.plan.prompt.len()) {
+            let pointers = [qkv.ptr(), out.ptr()].map(Arg::Ptr);
+            let tail = [Arg::U32(out.stride() as u32), scale_log2];
+            let args = [&pointers[..], &pool, &[item(&work.prompt, first)], &sizes, &tail].concat();
+            self.attend(work, "attention_prompt", [heads.num_kv_heads, items], shared_bytes, &args)?;
+        }
+        let partials = [work.partial_out.ptr(), work.partial_stats.ptr()].map(Arg::Ptr);
+        let kinds = [
+            ("attention_wide", &work.plan.wide, &work.wide, work.kernels.shared_bytes(rows)),
+            ("attention_narrow", &work.plan.narrow, &work.narrow, work.kernels.shared_bytes(16)),
+        ];
+        for (kernel, list, buffer, shared_bytes) in kinds {
+            for (first, items) in grids(list.len()) {
+                let lists = [item(buffer, first), Arg::Ptr(work.members.ptr())];
+                let args = [&[Arg::Ptr(qkv.ptr())], &partials[..], &pool, &lists, &sizes, &[scale_log2]].concat();
+                self.attend(work, kernel, [heads.num_kv_heads, items], shared_bytes, &args)?;
+            }
+        }
+        let members = work.plan.num_members();
+        if members == 0 {
+            return Ok(());
+        }
+        let threads = (members * heads.num_heads * heads.head_dim / MERGE_COLUMNS) as u64;
+        let sizes = [members, heads.num_heads, heads.head_dim, out.stride()].map(|n| Arg::U32(n as u32));
+        let pointers = [out.ptr(), work.members.ptr()].map(Arg::Ptr);
+        self.device().launch(&Launch {
+            module: &modules::ATTENTION_MERGE,
+            kernel: &self.kernel_name("attention_merge"),
+            grid: [threads.div_ceil(u64::from(THREADS)) as u32, 1, 1],
+            block: [THREADS, 1, 1],
+            shared_bytes: 0,
+            args: &[&partials[..], &pointers, &sizes, &[scale_log2]].concat(),
+        })
+    }
+
+    fn attend(&self, work: &Attention, kernel: &str, grid: [usize; 2], shared_bytes: u32, args: &[Arg]) -> Result<()> {
+        self.device().launch(&Launch {
+            module: work.kernels.module,
+            kernel: &self.kernel_name(kernel),
+            grid: [grid[0] as u32, grid[1] as u32, 1],
+            block: [THREADS, 1, 1],
+            shared_bytes,
+            args,
+        })
+    }
+}
+
+/// `(first item, items)` of the launches that a list of `len` items takes.
+fn grids(len: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..len).step_by(MAX_ITEMS).map(move |first| (first, MAX_ITEMS.min(len - first)))
+}
+
+/// Where item `first` of a list of four words each stands.
+fn item(list: &DeviceBuffer, first: usize) -> Arg {
+    Arg::Ptr(list.ptr() + 16 * first as u64)
+}
