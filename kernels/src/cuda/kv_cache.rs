@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::device::{Device, DeviceBuffer, DevicePtr};
+use super::{
+    device::{Device, DeviceBuffer, DevicePtr},
+    tensor::encode,
+};
 use crate::{Error, KvLayout, PAGE_SIZE, Result, Storage};
 
 /// Keys and values of all layers in 16 bits: `[layer][keys, values][page][kv head][token][head_dim]`. The tokens of one page
@@ -31,13 +34,49 @@ impl CudaKvCache {
     }
 
     /// Geometry.
-    pub(super) fn layout(&self) -> KvLayout {
+    pub fn layout(&self) -> KvLayout {
         self.layout
     }
 
     /// Elements of a page, all heads, keys or values.
     pub(super) fn page_len(&self) -> usize {
         self.layout.num_kv_heads * PAGE_SIZE * self.layout.head_dim
+    }
+
+    /// Overwrites keys and values of the first tokens of one page and head: `[tokens, head_dim]` each. Models write through
+    /// `rotary_store_kv`; this is for whoever has keys that no kernel made.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer, page or head that does not exist; [`Error::Shape`] for anything but whole tokens of one
+    /// page; [`Error::Device`].
+    pub fn write(
+        &mut self,
+        device: &Arc<dyn Device>,
+        (layer, page, kv_head): (usize, usize, usize),
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<()> {
+        let KvLayout { num_kv_heads, head_dim, num_pages, .. } = self.layout;
+        for (what, index, len) in [("KV cache: page", page, num_pages), ("KV cache: head", kv_head, num_kv_heads)] {
+            if index >= len {
+                return Err(Error::Index { what, index, len });
+            }
+        }
+        if keys.len() != values.len() || keys.len() > PAGE_SIZE * head_dim || !keys.len().is_multiple_of(head_dim.max(1)) {
+            return Err(Error::Shape {
+                what: "KV cache: tokens to write",
+                found: format!("[{}] keys, [{}] values", keys.len(), values.len()),
+                wanted: format!("[n, {head_dim}] of both, n at most {PAGE_SIZE}"),
+            });
+        }
+        let at = (page * self.page_len() + kv_head * PAGE_SIZE * head_dim) * self.storage.bytes();
+        let (to_keys, to_values) = self.layer(layer)?;
+        for (to, data) in [(to_keys, keys), (to_values, values)] {
+            let mut bytes = Vec::with_capacity(data.len() * self.storage.bytes());
+            encode(data, self.storage, &mut bytes);
+            device.upload(&bytes, to + at as u64)?;
+        }
+        Ok(())
     }
 
     /// Addresses of the keys and of the values of `layer`: `[num_pages][num_kv_heads][PAGE_SIZE][head_dim]` each.
