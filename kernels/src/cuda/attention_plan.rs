@@ -104,9 +104,11 @@ impl Plan {
                 if members * group <= NARROW_ROWS {
                     self.narrow.push([place, end, first as u32, members as u32]);
                 } else {
-                    self.wide.extend((0..members).step_by(tile_tokens).map(|i| {
-                        [place, end, (first + i) as u32, tile_tokens.min(members - i) as u32]
-                    }));
+                    self.wide.extend(
+                        (0..members)
+                            .step_by(tile_tokens)
+                            .map(|i| [place, end, (first + i) as u32, tile_tokens.min(members - i) as u32]),
+                    );
                 }
                 first += members;
             }
@@ -168,7 +170,8 @@ mod tests {
             &[(64, 0, 1024), (64, 0, 1024)],
         ];
         for sequences in cases {
-            let sequences: Vec<_> = sequences.iter().map(|(shared, own, context)| pages(*shared, *own, *context)).collect();
+            let sequences: Vec<_> =
+                sequences.iter().map(|(shared, own, context)| pages(*shared, *own, *context)).collect();
             let batch = generated(&sequences);
             for (group, tile_rows) in [(1, 64), (4, 128), (7, 128), (20, 64)] {
                 let plan = Plan::new(&batch, group, tile_rows);
@@ -209,7 +212,15 @@ mod tests {
     fn runs_may_branch() {
         // Two questions of two choices each under one prefix.
         let of = |question: u32, choice: u32| {
-            let page = |i: u32| if i < 16 { i } else if i < 32 { 100 * question + i } else { 1000 * choice + i };
+            let page = |i: u32| {
+                if i < 16 {
+                    i
+                } else if i < 32 {
+                    100 * question + i
+                } else {
+                    1000 * choice + i
+                }
+            };
             ((0..40).map(page).collect::<Vec<_>>(), 600)
         };
         let plan = Plan::new(&generated(&[of(1, 1), of(2, 2), of(1, 3), of(2, 4)]), 2, 128);

@@ -62,7 +62,10 @@ impl CudaKvCache {
                 return Err(Error::Index { what, index, len });
             }
         }
-        if keys.len() != values.len() || keys.len() > PAGE_SIZE * head_dim || !keys.len().is_multiple_of(head_dim.max(1)) {
+        if keys.len() != values.len()
+            || keys.len() > PAGE_SIZE * head_dim
+            || !keys.len().is_multiple_of(head_dim.max(1))
+        {
             return Err(Error::Shape {
                 what: "KV cache: tokens to write",
                 found: format!("[{}] keys, [{}] values", keys.len(), values.len()),
