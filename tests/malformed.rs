@@ -66,7 +66,7 @@ fn absent_files() {
     refused(&dir.path().join("no.gguf"), "cannot read");
     refused(dir.path(), "has no config.json");
     for (file, wanted) in [
-        ("tokenizer.json", "has no tokenizer.json"),
+        ("tokenizer.json", "has neither tokenizer.json nor tokenizer.model"),
         ("model.safetensors", "safetensors"),
         ("config.json", "has no config.json"),
     ] {
@@ -276,7 +276,7 @@ fn tokenizers_that_do_not_fit() {
     }
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
     fs::write(folder.join("tokenizer.model"), "").unwrap();
-    refused(&folder, "only tokenizer.model");
+    refused(&folder, "tokenizer.model: not a SentencePiece model");
     // A tokenizer that would cut or pad is made not to.
     let (_dir, folder) = copy("qwen2");
     edit_json(&folder.join("tokenizer.json"), |tokenizer| {
