@@ -114,6 +114,8 @@ pub enum DeviceArg {
     Cpu,
     /// An NVIDIA GPU
     Cuda,
+    /// The GPU's kernels without a GPU: for tests, thousands of times slower
+    Emulator,
 }
 
 impl From<DeviceArg> for Device {
@@ -122,6 +124,7 @@ impl From<DeviceArg> for Device {
             DeviceArg::Auto => Self::Auto,
             DeviceArg::Cpu => Self::Cpu,
             DeviceArg::Cuda => Self::Cuda,
+            DeviceArg::Emulator => Self::Emulator,
         }
     }
 }

@@ -284,9 +284,6 @@ fn options(
         }
         (device, _) => device,
     };
-    if device == Device::Cuda {
-        return Err(Error::input("this build has no CUDA backend yet", "use --device cpu, or leave it out"));
-    }
     let default = EngineOptions::default();
     Ok(EngineOptions {
         device,
@@ -408,8 +405,6 @@ mod tests {
         let error = |tail: &str| eval(tail).unwrap_err().to_string();
         assert!(error("--dtype bf16 --model-kwargs torch_dtype=float32").contains("contradicts torch_dtype=f32"));
         assert!(error("--device cpu --model-kwargs device_map=cuda").contains("contradicts device_map"));
-        assert!(error("--device cuda").starts_with("this build has no CUDA backend yet\n\nhint: "));
-        assert!(error("--model-kwargs device_map=cuda:0").starts_with("this build has no CUDA"));
         assert!(error("--hf-path internlm/internlm2-7b").contains("nothing is downloaded"));
         assert!(error("--hf-path ./absent.gguf").starts_with("--hf-path ./absent.gguf: no such file or folder"));
         assert!(error("--mode infer").contains("-r scores a finished run again"));

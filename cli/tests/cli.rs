@@ -123,7 +123,16 @@ fn kwargs_are_checked() {
     refuses(eval("--model-kwargs torch_dtype=torch.float16"), "nothing is computed in float16", "bfloat16");
     refuses(eval("--tokenizer-kwargs truncation_side=right"), "truncation_side=right", "leave it out");
     refuses(eval("--generation-kwargs num_beams=4"), "num_beams=4 is not supported", "1");
-    refuses(eval("--device cuda"), "this build has no CUDA backend yet", "--device cpu");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_named() {
+    let cli = Cli::new();
+    if oc_kernels::cuda::driver::is_driver_present() {
+        return eprintln!("skipped: this machine has NVIDIA's driver");
+    }
+    let refused = "NVIDIA's driver is not installed here";
+    refuses(cli.with_model("generate hello --device cuda"), refused, "--device cpu");
 }
 
 #[test]

@@ -14,10 +14,13 @@ use crate::{
 use oc_kernels::{
     Backend, Dtype, PAGE_SIZE,
     cpu::{CpuBackend, CpuOptions, SimdLevel},
+    cuda::{CudaBackend, device::Device as CudaDevice, driver},
+    emulator::{Emulator, EmulatorOptions},
 };
 use std::{
     collections::{HashMap, VecDeque},
     path::Path,
+    sync::Arc,
 };
 
 /// Raised whenever the same inputs may give other bits than before.
@@ -66,8 +69,40 @@ impl Engine {
         options: EngineOptions,
         mut on_progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
-        let backend = cpu_backend(&options)?;
-        let files = ModelFiles::open(path.as_ref())?;
+        let path = path.as_ref();
+        match options.device {
+            Device::Auto | Device::Cpu => {
+                let backend = cpu_backend(&options)?;
+                Self::build(backend, path, options, memory::available_memory(), &mut on_progress)
+            }
+            Device::Cuda => Self::build_cuda(driver::open(0)?, path, options, &mut on_progress),
+            Device::Emulator => {
+                Self::build_cuda(Arc::new(Emulator::new(EmulatorOptions::default())), path, options, &mut on_progress)
+            }
+        }
+    }
+
+    /// On a device that runs CUDA kernels: in bf16 unless f16 is asked for.
+    fn build_cuda(
+        device: Arc<dyn CudaDevice>,
+        path: &Path,
+        options: EngineOptions,
+        on_progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let available = usize::try_from(device.caps().free_bytes).ok();
+        let backend = CudaBackend::new(device, options.dtype.unwrap_or(Dtype::Bf16))?;
+        Self::build(backend, path, options, available, on_progress)
+    }
+
+    /// Loads a model for `backend`, whose device has `available` bytes of memory.
+    fn build<B: Backend + 'static>(
+        backend: B,
+        path: &Path,
+        options: EngineOptions,
+        available: Option<usize>,
+        on_progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let files = ModelFiles::open(path)?;
         let mut config = files.config().clone();
         if let Some(ids) = &options.eos_token_ids {
             config.eos_token_ids.clone_from(ids);
@@ -96,13 +131,13 @@ impl Engine {
         let page_bytes = backend.kv_page_bytes(config.kv_layout(1));
         let mut plan = MemoryPlan::new(
             memory::estimate_weights(&files, info.dtype)?,
-            memory::workspace_bytes(&config, token_budget),
+            memory::workspace_bytes(&config, token_budget, info.storage),
             page_bytes,
             max_seq_len,
             options.kv_cache_bytes,
-            memory::available_memory(),
+            available,
         )?;
-        let decoder = Decoder::load(&backend, &files, max_seq_len, &mut on_progress)?;
+        let decoder = Decoder::load(&backend, &files, max_seq_len, on_progress)?;
         files.release_all();
         plan.weights = decoder.weight_bytes(&backend);
         let num_pages = plan.num_pages();
@@ -264,12 +299,6 @@ impl Engine {
 
 /// The CPU backend, which is also what `auto` takes as long as there is no other.
 fn cpu_backend(options: &EngineOptions) -> Result<CpuBackend> {
-    if options.device == Device::Cuda {
-        return Err(Error::Device {
-            device: "cuda".into(),
-            reason: "this build has no CUDA backend yet\n\nhint: use --device cpu, or auto".into(),
-        });
-    }
     let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
     let dtype = options.dtype.unwrap_or(best);
     Ok(CpuBackend::new(CpuOptions { threads: options.threads.unwrap_or(0), dtype, level: None })?)

@@ -1,7 +1,7 @@
 //! The memory plan: what is allocated at load, and whether it fits.
 
 use crate::{Error, ModelConfig, ModelFiles, Result};
-use oc_kernels::{Dtype, PAGE_SIZE, WeightFormat};
+use oc_kernels::{Dtype, PAGE_SIZE, Storage, WeightFormat};
 
 /// KV tokens that are enough to keep a batch of long prompts in flight, and their common beginnings.
 const DEFAULT_KV_TOKENS: usize = 1 << 16;
@@ -87,10 +87,10 @@ pub(crate) fn estimate_weights(files: &ModelFiles, dtype: Dtype) -> Result<usize
 }
 
 /// Bytes of activations for steps of `token_budget` tokens.
-pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize) -> usize {
+pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize, storage: Storage) -> usize {
     let heads = config.heads();
     let cols = 3 * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + 3 * config.intermediate_size;
-    token_budget.saturating_mul(cols).saturating_mul(4)
+    token_budget.saturating_mul(cols).saturating_mul(storage.bytes())
 }
 
 /// Memory that can be had without swapping, in bytes; `None` where the system does not say.

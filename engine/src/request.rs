@@ -13,6 +13,8 @@ pub enum Device {
     Cpu,
     /// A CUDA device; an error if there is none.
     Cuda,
+    /// The CUDA kernels on a machine without a GPU, checked access by access: for tests, thousands of times slower.
+    Emulator,
 }
 
 /// How to load and run a model. `Default` is right for most uses.

@@ -95,6 +95,7 @@ impl Scheduler {
         for (id, sequence) in self.running.iter_mut().filter(|(_, s)| s.is_generating()) {
             if step.rows() < budget {
                 step.push(*id, sequence, sequence.tokens().len(), &mut self.pool);
+                step.batch.paged.generated.push(true);
             }
         }
         for (id, sequence) in self.running.iter_mut().filter(|(_, s)| !s.is_generating()) {
@@ -111,6 +112,7 @@ impl Scheduler {
             let end = if room >= len { len } else { room / PAGE_SIZE * PAGE_SIZE };
             if end > computed {
                 step.push(*id, sequence, end, &mut self.pool);
+                step.batch.paged.generated.push(false);
                 self.stats.computed_prompt_tokens += (end - computed) as u64;
             }
         }
