@@ -59,8 +59,8 @@ impl Allocation {
     #[inline]
     pub(crate) fn read_words(&self, offset: u64, out: &mut [u32], view: View) -> Result<(), FaultKind> {
         let first = (offset / 4) as usize;
-        let words = self.words[first..].iter().zip(&self.state[first..]);
-        for (out, (word, state)) in out.iter_mut().zip(words) {
+        let (words, states) = (&self.words[first..first + out.len()], &self.state[first..first + out.len()]);
+        for (out, (word, state)) in out.iter_mut().zip(words.iter().zip(states)) {
             self.check(state.load(Relaxed), 15, view)?;
             *out = word.load(Relaxed);
         }

@@ -4,8 +4,6 @@
 //! comes before (a vector clock); barriers join what the warps know. An access is stamped with the time; a later one by
 //! another thread is ordered after it when its warp knows of a later time, and races with it otherwise.
 
-use std::collections::HashMap;
-
 use super::fault::{FaultKind, Trouble};
 
 const NO_READER: u16 = u16::MAX;
@@ -59,7 +57,10 @@ type Clock = [u32; 32];
 pub(crate) struct Shared {
     words: Vec<u32>,
     cells: Vec<Cell>,
-    split: HashMap<u32, [Cell; 4]>,
+    /// Histories by byte, of words whose cell is `SPLIT`; its `w_time` is the index here.
+    split: Vec<[Cell; 4]>,
+    /// Places in `split` that no word uses.
+    unused: Vec<u32>,
     bytes: u32,
     now: u32,
     /// By warp.
@@ -74,7 +75,8 @@ impl Shared {
         Self {
             words: Vec::new(),
             cells: Vec::new(),
-            split: HashMap::new(),
+            split: Vec::new(),
+            unused: Vec::new(),
             bytes: 0,
             now: 1,
             clocks: Vec::new(),
@@ -91,6 +93,7 @@ impl Shared {
         self.cells.clear();
         self.cells.resize(words, UNTOUCHED);
         self.split.clear();
+        self.unused.clear();
         self.bytes = bytes;
         self.now = 1;
         self.clocks.clear();
@@ -160,17 +163,42 @@ impl Shared {
         out: &mut [u32],
     ) -> Result<(), Box<Trouble>> {
         let first = (self.place(who, address, bytes)? / 4) as usize;
-        for (i, out) in out.iter_mut().enumerate().take(bytes as usize / 4) {
-            let index = first + i;
-            let cell = self.cells[index];
+        let (floor, now, warp) = (self.floors[who.warp()], self.now, 1 << who.warp());
+        let count = bytes as usize / 4;
+        let (cells, words) = (&mut self.cells[first..first + count], &self.words[first..first + count]);
+        let mut slow = 0;
+        for (i, ((cell, word), out)) in cells.iter_mut().zip(words).zip(out).enumerate() {
+            *out = *word;
+            // Mostly everybody has passed a barrier since the word was written.
+            let known = cell.w_time < floor || cell.w_thread == who.thread;
+            if cell.w_thread >= SPLIT || cell.w_time == 0 || !known {
+                slow |= 1 << i;
+                continue;
+            }
+            if cell.r_thread == who.thread || cell.r_warps == 0 || cell.r_time < floor {
+                (cell.r_thread, cell.r_warps) = (who.thread, warp);
+            } else {
+                cell.r_thread = MANY_READERS;
+                cell.r_warps |= warp;
+            }
+            (cell.r_time, cell.r_line) = (now, who.line);
+        }
+        if slow != 0 {
+            self.read_slowly(who, first, slow)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn read_slowly(&mut self, who: Who, first: usize, slow: u32) -> Result<(), Box<Trouble>> {
+        for index in (0..4).filter(|i| slow >> i & 1 == 1).map(|i| first + i) {
+            let mut cell = self.cells[index];
             if cell.w_thread == SPLIT {
                 self.each_byte(index, 15, |s, cell, at| s.read_cell(who, cell, at))?;
             } else {
-                let mut cell = cell;
                 self.read_cell(who, &mut cell, index as u64 * 4)?;
                 self.cells[index] = cell;
             }
-            *out = self.words[index];
         }
         Ok(())
     }
@@ -179,25 +207,45 @@ impl Shared {
     #[inline]
     pub(crate) fn write_words(&mut self, who: Who, address: u64, bytes: u32, data: &[u32]) -> Result<(), Box<Trouble>> {
         let first = (self.place(who, address, bytes)? / 4) as usize;
-        for (i, &data) in data.iter().enumerate().take(bytes as usize / 4) {
-            self.write_whole(who, first + i, 0)?;
-            self.words[first + i] = data;
+        self.write_whole(who, first, bytes as usize / 4, 0)?;
+        let count = bytes as usize / 4;
+        self.words[first..first + count].copy_from_slice(&data[..count]);
+        Ok(())
+    }
+
+    /// Notes that `count` words are written.
+    #[inline]
+    fn write_whole(&mut self, who: Who, first: usize, count: usize, pending: u16) -> Result<(), Box<Trouble>> {
+        let floor = self.floors[who.warp()];
+        let new = Cell { w_time: self.now, w_line: who.line, w_thread: who.thread | pending, ..UNTOUCHED };
+        let mut slow = 0;
+        for (i, cell) in self.cells[first..first + count].iter_mut().enumerate() {
+            let written = cell.w_time < floor || cell.w_thread == who.thread;
+            let read = cell.r_warps == 0 || cell.r_time < floor || cell.r_thread == who.thread;
+            if cell.w_thread < SPLIT && written && read {
+                *cell = new;
+            } else {
+                slow |= 1 << i;
+            }
+        }
+        if slow != 0 {
+            self.write_slowly(who, first, slow, new)?;
         }
         Ok(())
     }
 
-    #[inline]
-    fn write_whole(&mut self, who: Who, index: usize, pending: u16) -> Result<(), Box<Trouble>> {
-        let mut cell = self.cells[index];
-        if cell.w_thread == SPLIT {
-            self.each_byte(index, 15, |s, cell, at| s.write_cell(who, cell, at))?;
-            self.split.remove(&(index as u32));
-            cell = Cell { w_time: self.now, w_line: who.line, w_thread: who.thread, ..UNTOUCHED };
-        } else {
-            self.write_cell(who, &mut cell, index as u64 * 4)?;
+    #[inline(never)]
+    fn write_slowly(&mut self, who: Who, first: usize, slow: u32, new: Cell) -> Result<(), Box<Trouble>> {
+        for index in (0..4).filter(|i| slow >> i & 1 == 1).map(|i| first + i) {
+            let mut cell = self.cells[index];
+            if cell.w_thread == SPLIT {
+                self.each_byte(index, 15, |s, cell, at| s.write_cell(who, cell, at))?;
+                self.unused.push(cell.w_time);
+            } else {
+                self.write_cell(who, &mut cell, index as u64 * 4)?;
+            }
+            self.cells[index] = new;
         }
-        cell.w_thread |= pending;
-        self.cells[index] = cell;
         Ok(())
     }
 
@@ -225,10 +273,13 @@ impl Shared {
 
     fn splitting(&mut self, index: usize) {
         let cell = &mut self.cells[index];
-        // A copy under way stays whole: whatever touches it is a fault.
         if cell.w_thread != SPLIT {
-            self.split.insert(index as u32, [*cell; 4]);
-            cell.w_thread = SPLIT;
+            let place = self.unused.pop().unwrap_or_else(|| {
+                self.split.push([UNTOUCHED; 4]);
+                self.split.len() as u32 - 1
+            });
+            self.split[place as usize] = [*cell; 4];
+            (cell.w_thread, cell.w_time) = (SPLIT, place);
         }
     }
 
@@ -236,13 +287,14 @@ impl Shared {
         &mut self,
         index: usize,
         mask: u32,
-        mut f: impl FnMut(&mut Self, &mut Cell, u64) -> Result<(), Box<Trouble>>,
+        f: impl Fn(&Self, &mut Cell, u64) -> Result<(), Box<Trouble>>,
     ) -> Result<(), Box<Trouble>> {
-        let Some(mut cells) = self.split.get(&(index as u32)).copied() else { return Ok(()) };
-        for (i, cell) in cells.iter_mut().enumerate().filter(|(i, _)| mask >> i & 1 == 1) {
-            f(self, cell, index as u64 * 4 + i as u64)?;
+        let split = self.cells[index].w_time as usize;
+        for i in (0..4).filter(|i| mask >> i & 1 == 1) {
+            let mut cell = self.split[split][i];
+            f(self, &mut cell, index as u64 * 4 + i as u64)?;
+            self.split[split][i] = cell;
         }
-        self.split.insert(index as u32, cells);
         Ok(())
     }
 
@@ -297,7 +349,7 @@ impl Shared {
             );
             return Trouble::at(FaultKind::AsyncTooEarly, who.lane(), at, text);
         }
-        Trouble::at(FaultKind::UninitialisedMemory, who.lane(), at, "shared memory")
+        Trouble::at(FaultKind::UninitialisedMemory, who.lane(), at, "shared memory that no thread has written so far")
     }
 
     #[cold]
@@ -311,10 +363,7 @@ impl Shared {
     /// `cp.async` begins: the words will be written at an unknown moment up to the wait.
     pub(crate) fn begin_copy(&mut self, who: Who, address: u64, bytes: u32) -> Result<(), Box<Trouble>> {
         let first = (self.place(who, address, bytes)? / 4) as usize;
-        for index in first..first + bytes as usize / 4 {
-            self.write_whole(who, index, PENDING)?;
-        }
-        Ok(())
+        self.write_whole(who, first, bytes as usize / 4, PENDING)
     }
 
     /// Its thread has waited: the data is there.
@@ -340,7 +389,7 @@ impl Shared {
         let count = bytes.div_ceil(4) as usize;
         for index in first..first + count {
             if self.cells[index].w_thread == SPLIT {
-                let unwritten = self.split.get(&(index as u32)).is_none_or(|cells| cells.iter().any(|c| c.w_time == 0));
+                let unwritten = self.split[self.cells[index].w_time as usize].iter().any(|c| c.w_time == 0);
                 if unwritten && bytes >= 4 {
                     return Err(self.not_there(who, &UNTOUCHED, u64::from(at)));
                 }

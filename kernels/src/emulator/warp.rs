@@ -179,10 +179,10 @@ impl Warp {
             *row = *out;
             self.xr[d] = poison;
         } else {
+            // Without branches, for the sake of vectors.
             for i in 0..32 {
-                if mask >> i & 1 == 1 {
-                    row[i] = out[i];
-                }
+                let pick = (mask >> i & 1).wrapping_neg();
+                row[i] = out[i] & pick | row[i] & !pick;
             }
             self.xr[d] = self.xr[d] & !mask | poison & mask;
         }
@@ -198,9 +198,8 @@ impl Warp {
             self.xq[d] = poison;
         } else {
             for i in 0..32 {
-                if mask >> i & 1 == 1 {
-                    row[i] = out[i];
-                }
+                let pick = u64::from(mask >> i & 1).wrapping_neg();
+                row[i] = out[i] & pick | row[i] & !pick;
             }
             self.xq[d] = self.xq[d] & !mask | poison & mask;
         }

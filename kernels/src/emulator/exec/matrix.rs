@@ -46,35 +46,19 @@ impl Machine<'_> {
                 check(w, Slot::R(row), m, what)?;
             }
         }
-        let widen: fn(u32) -> f32 = match mma.ty {
-            MmaTy::F16 => widen_f16,
-            MmaTy::Bf16 => widen_bf16,
-        };
         // [16, k], [k, 8], [16, 8]
-        let (mut a, mut b, mut c): (Tile<16>, Tile<8>, Tile<8>) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
-        for (i, &row) in mma.a[..na].iter().enumerate() {
-            let (down, right) = (8 * (i % 2), 8 * (i / 2));
-            for (lane, &pair) in w.r[row as usize].iter().enumerate() {
-                let (r, k) = (lane / 4 + down, lane % 4 * 2 + right);
-                a[r][k] = f64::from(widen(pair & 0xffff));
-                a[r][k + 1] = f64::from(widen(pair >> 16));
-            }
+        let (mut a, mut b): (Tile<16>, Tile<8>) = ([[0.0; 16]; 16], [[0.0; 8]; 16]);
+        match mma.ty {
+            MmaTy::F16 => factors(w, mma, &mut a, &mut b, widen_f16),
+            MmaTy::Bf16 => factors(w, mma, &mut a, &mut b, widen_bf16),
         }
-        for (i, &row) in mma.b[..nb].iter().enumerate() {
-            for (lane, &pair) in w.r[row as usize].iter().enumerate() {
-                let (k, n) = (lane % 4 * 2 + 8 * i, lane / 4);
-                b[k][n] = f64::from(widen(pair & 0xffff));
-                b[k + 1][n] = f64::from(widen(pair >> 16));
-            }
-        }
+        let mut c: Tile<8> = [[0.0; 8]; 16];
         for i in 0..4 {
-            let row = if mma.half_accumulators { mma.c[i / 2] } else { mma.c[i] };
-            for (lane, &bits) in w.r[row as usize].iter().enumerate() {
-                let value = if mma.half_accumulators {
-                    widen_f16(bits >> (16 * (i % 2)) & 0xffff)
-                } else {
-                    f32::from_bits(bits)
-                };
+            let half = mma.half_accumulators;
+            let row = &w.r[mma.c[if half { i / 2 } else { i }] as usize];
+            for lane in 0..32 {
+                let bits = row[lane];
+                let value = if half { widen_f16(bits >> (16 * (i % 2)) & 0xffff) } else { f32::from_bits(bits) };
                 c[lane / 4 + 8 * (i / 2)][lane % 4 * 2 + i % 2] = f64::from(value);
             }
         }
@@ -134,6 +118,28 @@ impl Machine<'_> {
         }
         self.count_shared(&addresses, rows, 16, true);
         Ok(Flow::Next)
+    }
+}
+
+/// Spreads the registers of the factors out; see the fragment layouts of `mma.m16n8k16` and `.m16n8k8`.
+#[inline(always)]
+fn factors(w: &Warp, mma: &Mma, a: &mut Tile<16>, b: &mut Tile<8>, widen: impl Fn(u32) -> f32) {
+    for i in 0..if mma.k == 16 { 4 } else { 2 } {
+        let row = &w.r[mma.a[i] as usize];
+        let (down, right) = (8 * (i % 2), 8 * (i / 2));
+        for lane in 0..32 {
+            let (r, k) = (lane / 4 + down, lane % 4 * 2 + right);
+            a[r][k] = f64::from(widen(row[lane] & 0xffff));
+            a[r][k + 1] = f64::from(widen(row[lane] >> 16));
+        }
+    }
+    for i in 0..if mma.k == 16 { 2 } else { 1 } {
+        let row = &w.r[mma.b[i] as usize];
+        for lane in 0..32 {
+            let (k, n) = (lane % 4 * 2 + 8 * i, lane / 4);
+            b[k][n] = f64::from(widen(row[lane] & 0xffff));
+            b[k + 1][n] = f64::from(widen(row[lane] >> 16));
+        }
     }
 }
 

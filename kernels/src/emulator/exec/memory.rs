@@ -85,6 +85,16 @@ fn set_element(words: &mut [u32; 4], i: usize, bytes: usize, value: u64) {
 impl Machine<'_> {
     pub(super) fn load(&mut self, w: &mut Warp, access: &Access, m: u32, line: u32) -> Done {
         let addresses = addresses(w, access.address, m)?;
+        if access.bytes == 4 && matches!(access.space, Space::Global | Space::Shared) {
+            match access.regs[..usize::from(access.count)] {
+                [Slot::R(a)] => return self.load_rows(w, access.space, [a], &addresses, m, line),
+                [Slot::R(a), Slot::R(b)] => return self.load_rows(w, access.space, [a, b], &addresses, m, line),
+                [Slot::R(a), Slot::R(b), Slot::R(c), Slot::R(d)] => {
+                    return self.load_rows(w, access.space, [a, b, c, d], &addresses, m, line);
+                }
+                _ => {}
+            }
+        }
         let (bytes, count) = (usize::from(access.bytes), usize::from(access.count));
         let total = bytes * count;
         let mut global = 0;
@@ -145,6 +155,42 @@ impl Machine<'_> {
         }
         self.count_global(&addresses, global, total as u64, true);
         self.count_shared(&addresses, shared, total as u64, true);
+        Ok(())
+    }
+
+    /// The common loads: whole words from one space into rows of 32 bits.
+    fn load_rows<const N: usize>(
+        &mut self,
+        w: &mut Warp,
+        space: Space,
+        rows: [u32; N],
+        addresses: &Row64,
+        m: u32,
+        line: u32,
+    ) -> Done {
+        let bytes = 4 * N as u64;
+        for lane in lanes(m) {
+            let (address, mut words) = (addresses[lane], [0; N]);
+            if space == Space::Shared {
+                self.shared.read_words(who(w, lane, line), address, bytes as u32, &mut words)?;
+            } else {
+                aligned(lane, address, bytes, "global memory")?;
+                let (a, offset) = self.finder.find(lane, address, bytes)?;
+                a.read_words(offset, &mut words, self.view)
+                    .map_err(|kind| global_fault(kind, lane, address, offset, a.what))?;
+            }
+            for (row, word) in rows.into_iter().zip(words) {
+                w.r[row as usize][lane] = word;
+            }
+        }
+        for row in rows {
+            w.xr[row as usize] &= !m;
+        }
+        if space == Space::Shared {
+            self.count_shared(addresses, m, bytes, true);
+        } else {
+            self.count_global(addresses, m, bytes, true);
+        }
         Ok(())
     }
 

@@ -158,7 +158,11 @@ pub(crate) fn round_to(x: f64, to: Format, mode: Rounding) -> u32 {
 /// Widens a value of a small format, exactly.
 #[inline(always)]
 pub(crate) fn widen_f16(bits: u32) -> f32 {
-    half::f16::from_bits(bits as u16).to_f32()
+    let sign = (bits & 0x8000) << 16;
+    // The exponent's offset put right by a product, which also makes subnormals normal.
+    let scaled = f((bits & 0x7fff) << 13) * f(0x7780_0000);
+    let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f(scaled.to_bits() | infinite | sign)
 }
 
 /// Widens a value of a small format, exactly.
