@@ -25,7 +25,7 @@ pub fn attention(query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>], scale: f
 }
 
 /// A batch of sequences `(new tokens, context)` whose pages lie scattered in a pool of the returned size, with pages
-/// of nobody between them; the first `shared` tokens of all stand in the same pages.
+/// of nobody between them; the first `shared` tokens of all stand in the same pages. A single new token is a generated one.
 pub fn batch(rng: &mut Rng, sequences: &[(usize, usize)], shared: usize) -> (PagedBatch, usize) {
     let stride = sequences.iter().map(|s| s.1.div_ceil(PAGE_SIZE)).max().unwrap_or(0) + rng.below(2);
     let num_pages = sequences.len() * stride + 3;
@@ -42,6 +42,7 @@ pub fn batch(rng: &mut Rng, sequences: &[(usize, usize)], shared: usize) -> (Pag
         }
         batch.cu_seqlens_q.push(batch.positions.len() as u32);
         batch.seq_lens.push(*context as u32);
+        batch.generated.push(*new == 1);
         batch.block_table.extend(pages);
     }
     (batch, num_pages)
@@ -58,6 +59,7 @@ fn whole(batch: &PagedBatch) -> PagedBatch {
         }
         all.cu_seqlens_q.push(all.positions.len() as u32);
     }
+    all.generated.clear();
     all
 }
 

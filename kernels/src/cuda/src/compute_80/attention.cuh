@@ -11,7 +11,8 @@
 // columns, block after block, and the four are added at the end.
 //
 // Keys at or behind `end` are not read (their slots may never have been written): cp.async fills in zeros, for values too,
-// since 0 · NaN would not vanish.
+// since 0 · NaN would not vanish. For the same reason a NaN or an infinity among the values of a later token of the same
+// sequence reaches those earlier rows that stand in a tile with it: such a sequence is damaged as a whole.
 #pragma once
 #include "ptx.cuh"
 
