@@ -4,6 +4,8 @@
 //! own inputs, the weights, the dtype and the device kind. It never depends on how many other rows there are, on
 //! their order, on how a prompt was chunked, or on the number of threads.
 
+use std::{collections::HashSet, ops::Range};
+
 use crate::{Error, Result, WeightView};
 
 /// What is computed with. Storage of weights is a matter of the model file.
@@ -60,6 +62,14 @@ impl Storage {
             Self::F32 => x,
             Self::Bf16 => half::bf16::from_f32(x).to_f32(),
             Self::F16 => half::f16::from_f32(x).to_f32(),
+        }
+    }
+
+    /// The smallest number whose significand is whole: below it, rounding errors are absolute.
+    pub const fn smallest_normal(self) -> f64 {
+        match self {
+            Self::F32 | Self::Bf16 => f32::MIN_POSITIVE as f64,
+            Self::F16 => 1.0 / (1_u64 << 14) as f64,
         }
     }
 
@@ -221,6 +231,27 @@ impl PagedBatch {
     }
 }
 
+/// Checks what [`Backend::copy_pages`] asks of its pairs, in a pool of `num_pages`.
+pub(crate) fn check_page_copies(pairs: &[(u32, u32)], num_pages: usize) -> Result<()> {
+    let mut written = HashSet::new();
+    for (from, to) in pairs {
+        if let Some(page) = [from, to].into_iter().find(|page| **page as usize >= num_pages) {
+            return Err(Error::Index { what: "copy_pages: page", index: *page as usize, len: num_pages });
+        }
+        if !written.insert(*to) {
+            let found = format!("two copies to page {to}");
+            return Err(Error::Shape { what: "copy_pages", found, wanted: "at most one".into() });
+        }
+    }
+    match pairs.iter().find(|(from, _)| written.contains(from)) {
+        Some((from, _)) => {
+            let found = format!("page {from} both read and written");
+            Err(Error::Shape { what: "copy_pages", found, wanted: "one of the two".into() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Heads of one attention layer. A QKV row is `[q: num_heads * head_dim | k: num_kv_heads * head_dim | v: same]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
@@ -253,6 +284,36 @@ pub enum Epilogue {
     Accumulate,
 }
 
+/// An activation without a gate, element by element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * (1 + erf(x / sqrt(2))) / 2`: the exact one, torch's default (arXiv 1606.08415).
+    Gelu,
+    /// `max(x, 0)`; NaN stays NaN.
+    Relu,
+}
+
+impl Activation {
+    /// The name used in registries and kernels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::Relu => "relu",
+        }
+    }
+}
+
+/// Consecutive rows of a rotary table that share their frequencies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RotarySegment<'a> {
+    /// Angle per position of each pair of elements, scaling included. `[head_dim / 2]`
+    pub inv_freq: &'a [f32],
+    /// What cosines and sines are multiplied with.
+    pub factor: f32,
+    /// Positions, one row each.
+    pub positions: Range<u32>,
+}
+
 /// How the next token of one row is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -271,6 +332,33 @@ pub struct Sampling {
 impl Sampling {
     /// The first maximum, always.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0, counter: 0 };
+
+    /// Refuses parameters without a meaning; `row` is named in the error.
+    pub(crate) fn check(&self, row: usize) -> Result<()> {
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return Err(Error::Unsupported(format!(
+                "sample: row {row} has temperature {}; use 0 (greedy) or a positive number",
+                self.temperature
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.top_p) {
+            return Err(Error::Unsupported(format!("sample: row {row} has top_p {}; use 0 to 1", self.top_p)));
+        }
+        Ok(())
+    }
+
+    /// Output `counter` of the SplitMix64 stream of `seed` (Steele, Lea and Flood, OOPSLA 2014): 53 random bits.
+    pub(crate) fn random_bits(&self) -> u64 {
+        let mix = |z: u64| {
+            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        // The seed is mixed first: neighbouring seeds would otherwise share most of their streams.
+        let key = mix(self.seed.wrapping_add(STEP));
+        mix(key.wrapping_add(self.counter.wrapping_add(1).wrapping_mul(STEP))) >> 11
+    }
 }
 
 /// A chosen token and its log-probability under the untempered distribution.
@@ -335,6 +423,26 @@ pub trait Backend: Send + Sync {
     fn gather_rows(&self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467).
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
+    /// `residual += x; out = rms_norm(residual)`, row by row; the sum is rounded to the storage type before it is
+    /// normalised. `x`, `residual`, `out: [rows, cols]`, `weight: [1, cols]`
+    fn add_rms_norm(
+        &self,
+        x: &Self::Tensor,
+        residual: &mut Self::Tensor,
+        weight: &Self::Tensor,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, row by row (arXiv 1607.06450). `x`,
+    /// `out: [rows, cols]`, `weight`, `bias: [1, cols]`
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
     /// `y = x · wᵀ + bias`, then what `epilogue` says.
     fn linear(
         &self,
@@ -344,11 +452,13 @@ pub trait Backend: Send + Sync {
         epilogue: Epilogue,
         out: &mut Self::Tensor,
     ) -> Result<()>;
-    /// Cosines and sines of `position * inv_freq`, scaled by `factor`, for positions `0..max_positions`.
-    /// Row layout `[cos: half | sin: half]`.
-    fn rotary_table(&self, inv_freq: &[f32], factor: f32, max_positions: usize) -> Result<Self::Tensor>;
+    /// Cosines and sines of `position * inv_freq`, times `factor`, of all positions of all segments in order, in `f32`
+    /// whatever activations are kept in. Row layout `[cos: half | sin: half]`; segments have the same number of
+    /// frequencies.
+    fn rotary_table(&self, segments: &[RotarySegment<'_>]) -> Result<Self::Tensor>;
     /// Rotates the queries and keys of `qkv` in place (half-split pairs, arXiv 2104.09864 as in GPT-NeoX), and
-    /// writes keys and values into their slots of layer `layer`.
+    /// writes keys and values into their slots of layer `layer`; a row with [`NO_SLOT`] is rotated and not written.
+    /// `qkv: [num_tokens, heads.qkv_cols()]`
     fn rotary_store_kv(
         &self,
         qkv: &mut Self::Tensor,
@@ -368,6 +478,11 @@ pub trait Backend: Send + Sync {
         scale: f32,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// Copies whole pages `(from, to)` over all layers, keys and values. No page is written that is also read or written
+    /// by another pair; all tokens of a page that is read have been written.
+    fn copy_pages(&self, pairs: &[(u32, u32)], kv: &mut Self::KvCache) -> Result<()>;
+    /// `out = activation(x)`, element by element. `x`, `out: [rows, cols]`
+    fn activate(&self, activation: Activation, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// `out = silu(gate) * up` where a row of `gate_up` is `[gate | up]`. `out: [rows, cols / 2]`
     fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// Log-softmax of `hidden · headᵀ`, gathered at `targets`, one per row; the logits never exist whole.

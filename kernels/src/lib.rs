@@ -13,11 +13,12 @@ pub mod emulator;
 mod error;
 pub mod ops;
 pub mod reference;
+mod rotary;
 mod weight;
 
 pub use backend::{
-    Backend, DeviceInfo, Dtype, Epilogue, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Sampled, Sampling, Storage,
-    TokenLogProb,
+    Activation, Backend, DeviceInfo, Dtype, Epilogue, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, RotarySegment,
+    Sampled, Sampling, Storage, TokenLogProb,
 };
 pub use error::{Error, Result};
 pub use weight::{WeightFormat, WeightView};

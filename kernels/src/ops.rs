@@ -45,10 +45,15 @@ pub fn all<B: Backend>() -> Vec<Op<B>> {
         reference::embedding::op(),
         reference::gather_rows::op(),
         reference::rms_norm::op(),
+        reference::add_rms_norm::op(),
+        reference::layer_norm::op(),
         reference::linear::op(),
         reference::rotary::op(),
         reference::attention::op(),
         reference::silu_mul::op(),
+        reference::activate::gelu_op(),
+        reference::activate::relu_op(),
+        reference::copy_pages::op(),
         reference::log_prob::op(),
         reference::sample::op(),
     ]
@@ -351,6 +356,14 @@ impl Rng {
     }
 }
 
+/// An output `[rows, cols]` full of NaN, which whatever is not written leaves.
+///
+/// # Errors
+/// Whatever the backend refuses.
+pub fn poisoned<B: Backend>(backend: &B, rows: usize, cols: usize) -> Result<B::Tensor> {
+    backend.upload(&vec![f32::NAN; rows * cols], rows, cols)
+}
+
 /// At most `limit` of `0..n`, spread evenly, the first and the last among them.
 pub fn subset(n: usize, limit: usize) -> impl Iterator<Item = usize> {
     let count = n.min(limit);
@@ -386,9 +399,10 @@ pub fn rounded(x: f32, dtype: Dtype) -> f64 {
     }
 }
 
-/// Largest difference, relative to the element wanted.
-pub fn relative_error(got: &[f32], want: &[f64]) -> f64 {
-    let errors = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).abs() / want.abs().max(1e-30));
+/// Largest difference, relative to the element wanted, or to the smallest number that `storage` keeps to full precision.
+pub fn relative_error(got: &[f32], want: &[f64], storage: Storage) -> f64 {
+    let smallest = storage.smallest_normal();
+    let errors = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).abs() / want.abs().max(smallest));
     errors.fold(0.0, |a, b| worse(b, a))
 }
 

@@ -67,8 +67,8 @@ fn unknown_names_are_refused() {
         let Err(Error::Unsupported(message)) = result else { panic!("{result:?}") };
         message
     };
-    let message = refused(options(&["linear", "gelu"]));
-    assert!(message.contains("\"gelu\"") && message.contains("silu_mul"), "{message}");
+    let message = refused(options(&["linear", "softmax"]));
+    assert!(message.contains("\"softmax\"") && message.contains("silu_mul"), "{message}");
     let message = refused(BenchOptions { models: vec!["GPT-5".into()], ..options(&[]) });
     assert!(message.contains("\"GPT-5\"") && message.contains("Qwen2-0.5B"), "{message}");
     refused(BenchOptions { rows: vec![], ..options(&[]) });

@@ -4,7 +4,7 @@ use crate::{
     ModelConfig, ModelFiles, Result,
     layers::{Attention, AttentionSpace, Mlp, Weights, rotary_frequencies},
 };
-use oc_kernels::{Backend, Heads, PagedBatch, Sampled, Sampling, TokenLogProb};
+use oc_kernels::{Backend, Heads, PagedBatch, RotarySegment, Sampled, Sampling, TokenLogProb};
 
 /// A decoder's weights on a device.
 pub(crate) struct Decoder<B: Backend> {
@@ -123,7 +123,9 @@ impl<B: Backend> Decoder<B> {
             true => None,
             false => Some(weights.matrix(&[("lm_head.weight", vocab)], hidden)?),
         };
-        let rotary = backend.rotary_table(&rotary_frequencies(config), 1.0, max_seq_len)?;
+        let inv_freq = rotary_frequencies(config);
+        let positions = 0..max_seq_len as u32;
+        let rotary = backend.rotary_table(&[RotarySegment { inv_freq: &inv_freq, factor: 1.0, positions }])?;
         Ok(Self { embedding, layers, norm, head, rotary, heads: config.heads(), eps: config.rms_norm_eps })
     }
 

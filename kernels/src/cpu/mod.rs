@@ -1,10 +1,14 @@
 //! The CPU backend: the embedded default, with run-time SIMD dispatch.
 
+mod activate;
+mod add_rms_norm;
 mod attention;
 mod buffer;
+mod copy_pages;
 mod embedding;
 mod gather_rows;
 mod kv_cache;
+mod layer_norm;
 pub mod linear;
 mod log_prob;
 mod peaks;
@@ -23,8 +27,8 @@ pub use simd::SimdLevel;
 pub use threads::Threads;
 
 use crate::{
-    Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, Storage,
-    TokenLogProb, WeightView,
+    Activation, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, RotarySegment,
+    Sampled, Sampling, Storage, TokenLogProb, WeightView, backend::check_page_copies,
 };
 use linear::PackedWeight;
 
@@ -226,6 +230,40 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn add_rms_norm(
+        &self,
+        x: &CpuTensor,
+        residual: &mut CpuTensor,
+        weight: &CpuTensor,
+        eps: f32,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        expect("add_rms_norm: weight", weight.shape(), (1, x.cols))?;
+        expect("add_rms_norm: residual", residual.shape(), x.shape())?;
+        expect("add_rms_norm: output", out.shape(), x.shape())?;
+        let (residual, out) = (residual.data_mut(), out.data_mut());
+        add_rms_norm::add_rms_norm(self.level, &self.threads, x.data(), residual, weight.data(), eps, out);
+        Ok(())
+    }
+
+    fn layer_norm(
+        &self,
+        x: &CpuTensor,
+        weight: &CpuTensor,
+        bias: Option<&CpuTensor>,
+        eps: f32,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        expect("layer_norm: weight", weight.shape(), (1, x.cols))?;
+        if let Some(bias) = bias {
+            expect("layer_norm: bias", bias.shape(), (1, x.cols))?;
+        }
+        expect("layer_norm: output", out.shape(), x.shape())?;
+        let bias = bias.map(CpuTensor::data);
+        layer_norm::layer_norm(self.level, &self.threads, x.data(), weight.data(), bias, eps, out.data_mut());
+        Ok(())
+    }
+
     fn linear(
         &self,
         x: &CpuTensor,
@@ -243,8 +281,9 @@ impl Backend for CpuBackend {
         linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.threads)
     }
 
-    fn rotary_table(&self, inv_freq: &[f32], factor: f32, max_positions: usize) -> Result<CpuTensor> {
-        rotary::rotary_table(inv_freq, factor, max_positions)
+    fn rotary_table(&self, segments: &[RotarySegment<'_>]) -> Result<CpuTensor> {
+        let (table, rows, cols) = crate::rotary::table(segments)?;
+        self.upload(&table, rows, cols)
     }
 
     fn rotary_store_kv(
@@ -279,6 +318,18 @@ impl Backend for CpuBackend {
         let (heads, batch) = (batch.heads, &batch.paged);
         expect("attention: output", out.shape(), (batch.num_tokens(), heads.q_cols()))?;
         attention::attention(self.level, &self.threads, qkv.data(), heads, batch, layer, kv, scale, out.data_mut());
+        Ok(())
+    }
+
+    fn copy_pages(&self, pairs: &[(u32, u32)], kv: &mut CpuKvCache) -> Result<()> {
+        check_page_copies(pairs, kv.layout.num_pages)?;
+        copy_pages::copy_pages(pairs, kv);
+        Ok(())
+    }
+
+    fn activate(&self, activation: Activation, x: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
+        expect("activate: output", out.shape(), x.shape())?;
+        activate::activate(self.level, &self.threads, activation, x.data(), out.data_mut());
         Ok(())
     }
 

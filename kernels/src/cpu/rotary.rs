@@ -7,22 +7,7 @@ use super::{
     threads::Threads,
     vector::{Kernel, Simd, dispatch},
 };
-use crate::{Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Result};
-
-/// Rows `[cos | sin]` for positions `0..max_positions`; the angle is an `f32` product, as in HF transformers.
-pub(super) fn rotary_table(inv_freq: &[f32], factor: f32, max_positions: usize) -> Result<CpuTensor> {
-    let half = inv_freq.len();
-    let mut table = CpuTensor::new(max_positions, 2 * half)?;
-    table.rows = max_positions;
-    for (position, row) in table.data_mut().chunks_exact_mut((2 * half).max(1)).enumerate() {
-        let (cos, sin) = row.split_at_mut(half);
-        for ((cos, sin), inv_freq) in cos.iter_mut().zip(sin).zip(inv_freq) {
-            let angle = position as f32 * inv_freq;
-            (*cos, *sin) = (angle.cos() * factor, angle.sin() * factor);
-        }
-    }
-    Ok(table)
-}
+use crate::{Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch};
 
 /// Rotates the query and key heads of every row. `qkv: [num_tokens, heads.qkv_cols()]`
 pub(super) fn rotate(

@@ -6,7 +6,7 @@ use super::{
     threads::Threads,
     vocab::{RowStats, for_logits, update_all},
 };
-use crate::{Error, Result, Sampled, Sampling};
+use crate::{Result, Sampled, Sampling};
 
 /// Rows whose logits are kept whole at once while sampling with a temperature.
 const MAX_SAMPLED_ROWS: usize = 16;
@@ -22,7 +22,7 @@ pub(super) fn sample(
     let mut out = vec![Sampled { token: 0, logprob: 0.0 }; how.len()];
     let (greedy, random): (Vec<usize>, Vec<usize>) = (0..how.len()).partition(|row| how[*row].temperature == 0.0);
     for (row, how) in how.iter().enumerate() {
-        check(row, how)?;
+        how.check(row)?;
     }
     let gather = |rows: &[usize]| -> Vec<f32> {
         rows.iter().flat_map(|row| &hidden[row * head.cols()..][..head.cols()]).copied().collect()
@@ -58,20 +58,6 @@ pub(super) fn sample(
     Ok(out)
 }
 
-/// Refuses sampling parameters without a meaning.
-fn check(row: usize, how: &Sampling) -> Result<()> {
-    if !(how.temperature.is_finite() && how.temperature >= 0.0) {
-        return Err(Error::Unsupported(format!(
-            "sample: row {row} has temperature {}; use 0 (greedy) or a positive number",
-            how.temperature
-        )));
-    }
-    if !(0.0..=1.0).contains(&how.top_p) {
-        return Err(Error::Unsupported(format!("sample: row {row} has top_p {}; use 0 to 1", how.top_p)));
-    }
-    Ok(())
-}
-
 /// Draws a token from finite `logits` with a positive temperature.
 fn choose(logits: &[f32], how: &Sampling) -> u32 {
     let more_likely = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -96,7 +82,7 @@ fn choose(logits: &[f32], how: &Sampling) -> u32 {
         kept.truncate(len.max(1));
     }
     kept.sort_unstable_by_key(|k| k.0);
-    let mut rest = uniform(how.seed, how.counter) * kept.iter().map(|k| k.1).sum::<f64>();
+    let mut rest = uniform(how) * kept.iter().map(|k| k.1).sum::<f64>();
     for (id, weight) in &kept {
         rest -= weight;
         if rest < 0.0 {
@@ -107,15 +93,7 @@ fn choose(logits: &[f32], how: &Sampling) -> u32 {
     kept.iter().rfind(|k| k.1 > 0.0).map_or(0, |k| k.0)
 }
 
-/// Output `counter` of the SplitMix64 stream of `seed` (Steele, Lea and Flood, OOPSLA 2014), in `[0, 1)`.
-fn uniform(seed: u64, counter: u64) -> f64 {
-    let mix = |z: u64| {
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-    // The seed is mixed first: neighbouring seeds would otherwise share most of their streams.
-    let bits = mix(mix(seed.wrapping_add(STEP)).wrapping_add(counter.wrapping_add(1).wrapping_mul(STEP)));
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
+/// The random number of a row, in `[0, 1)`.
+fn uniform(how: &Sampling) -> f64 {
+    how.random_bits() as f64 / (1_u64 << 53) as f64
 }

@@ -162,6 +162,26 @@ impl Threads {
         self.for_each_part(out, rows_per_task * cols, |i, rows| f(i * rows_per_task, rows));
     }
 
+    /// As [`Threads::for_rows`] with two matrices of one shape.
+    pub fn for_rows_of_two(
+        &self,
+        a: &mut [f32],
+        b: &mut [f32],
+        cols: usize,
+        f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        if a.is_empty() {
+            return;
+        }
+        if self.count() == 1 || a.len() < MIN_ELEMENTS {
+            return f(0, a, b);
+        }
+        let rows_per_task = (MIN_ELEMENTS / 2).div_ceil(cols);
+        let part = rows_per_task * cols;
+        let mut parts: Vec<_> = a.chunks_mut(part).zip(b.chunks_mut(part)).collect();
+        self.for_each_part(&mut parts, 1, |i, own| own.iter_mut().for_each(|(a, b)| f(i * rows_per_task, a, b)));
+    }
+
     fn wake(&self) {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         for (asleep, worker) in self.shared.asleep.iter().zip(&self.workers) {

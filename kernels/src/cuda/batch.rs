@@ -60,4 +60,16 @@ impl CudaBatch {
             layout,
         })
     }
+
+    /// Refuses a cache of another geometry than the one that the batch was made for: pages and slots were checked there.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub(super) fn check(&self, kv: &CudaKvCache) -> Result<()> {
+        if kv.layout() == self.layout {
+            return Ok(());
+        }
+        let (found, wanted) = (format!("{:?}", kv.layout()), format!("{:?}, as the batch was made for", self.layout));
+        Err(Error::Shape { what: "KV cache", found, wanted })
+    }
 }

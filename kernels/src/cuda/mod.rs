@@ -3,14 +3,21 @@
 //! Activations, weights and the KV cache are kept in bf16 or f16, sums in `f32`. Every kernel's launcher stands in the file of
 //! its operation, checks its operands and chooses its shape from (operation, N, K, dtype, architecture) alone.
 
+mod activate;
 mod attention;
 mod attention_plan;
 mod batch;
+mod copy_pages;
 pub mod device;
 pub mod driver;
+mod gather_rows;
 mod kv_cache;
+mod launch;
+mod layer_norm;
 pub mod modules;
 mod rms_norm;
+mod rotary;
+mod sample;
 mod tensor;
 mod weight;
 
@@ -20,8 +27,8 @@ pub use self::{batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor, weig
 
 use self::device::Device;
 use crate::{
-    Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, Sampled, Sampling, Storage,
-    TokenLogProb, WeightView,
+    Activation, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, RotarySegment,
+    Sampled, Sampling, Storage, TokenLogProb, WeightView,
 };
 
 /// The decoder's operations on one device.
@@ -129,16 +136,38 @@ impl Backend for CudaBackend {
         CudaBatch::new(&self.device, batch, heads, kv)
     }
 
-    fn embedding(&self, _table: &CudaWeight, _ids: &[u32], _out: &mut CudaTensor) -> Result<()> {
-        missing("embedding")
+    fn embedding(&self, table: &CudaWeight, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+        self.launch_embedding(table, ids, out)
     }
 
-    fn gather_rows(&self, _x: &CudaTensor, _rows: &[u32], _out: &mut CudaTensor) -> Result<()> {
-        missing("gather_rows")
+    fn gather_rows(&self, x: &CudaTensor, rows: &[u32], out: &mut CudaTensor) -> Result<()> {
+        self.launch_gather_rows(x, rows, out)
     }
 
     fn rms_norm(&self, x: &CudaTensor, weight: &CudaTensor, eps: f32, out: &mut CudaTensor) -> Result<()> {
         self.launch_rms_norm(x, weight, eps, out)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &CudaTensor,
+        residual: &mut CudaTensor,
+        weight: &CudaTensor,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        self.launch_add_rms_norm(x, residual, weight, eps, out)
+    }
+
+    fn layer_norm(
+        &self,
+        x: &CudaTensor,
+        weight: &CudaTensor,
+        bias: Option<&CudaTensor>,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        self.launch_layer_norm(x, weight, bias, eps, out)
     }
 
     fn linear(
@@ -152,19 +181,19 @@ impl Backend for CudaBackend {
         missing("linear")
     }
 
-    fn rotary_table(&self, _inv_freq: &[f32], _factor: f32, _max_positions: usize) -> Result<CudaTensor> {
-        missing("rotary_table")
+    fn rotary_table(&self, segments: &[RotarySegment<'_>]) -> Result<CudaTensor> {
+        self.upload_rotary_table(segments)
     }
 
     fn rotary_store_kv(
         &self,
-        _qkv: &mut CudaTensor,
-        _table: &CudaTensor,
-        _batch: &CudaBatch,
-        _layer: usize,
-        _kv: &mut CudaKvCache,
+        qkv: &mut CudaTensor,
+        table: &CudaTensor,
+        batch: &CudaBatch,
+        layer: usize,
+        kv: &mut CudaKvCache,
     ) -> Result<()> {
-        missing("rotary_store_kv")
+        self.launch_rotary_store_kv(qkv, table, batch, layer, kv)
     }
 
     fn attention(
@@ -179,8 +208,16 @@ impl Backend for CudaBackend {
         self.launch_attention(qkv, batch, layer, kv, scale, out)
     }
 
-    fn silu_mul(&self, _gate_up: &CudaTensor, _out: &mut CudaTensor) -> Result<()> {
-        missing("silu_mul")
+    fn copy_pages(&self, pairs: &[(u32, u32)], kv: &mut CudaKvCache) -> Result<()> {
+        self.launch_copy_pages(pairs, kv)
+    }
+
+    fn activate(&self, activation: Activation, x: &CudaTensor, out: &mut CudaTensor) -> Result<()> {
+        self.launch_activate(activation, x, out)
+    }
+
+    fn silu_mul(&self, gate_up: &CudaTensor, out: &mut CudaTensor) -> Result<()> {
+        self.launch_silu_mul(gate_up, out)
     }
 
     fn log_prob(&self, _hidden: &CudaTensor, _head: &CudaWeight, _targets: &[u32]) -> Result<Vec<TokenLogProb>> {

@@ -18,12 +18,20 @@ macro_rules! modules {
 }
 
 modules! {
+    ACTIVATE = "activate",
+    ARGMAX = "argmax",
+    ATTENTION_128 = "attention_128",
     ATTENTION_16 = "attention_16",
+    ATTENTION_256 = "attention_256",
     ATTENTION_64 = "attention_64",
     ATTENTION_80 = "attention_80",
     ATTENTION_96 = "attention_96",
-    ATTENTION_128 = "attention_128",
-    ATTENTION_256 = "attention_256",
     ATTENTION_MERGE = "attention_merge",
+    COPY_PAGES = "copy_pages",
+    GATHER_ROWS = "gather_rows",
+    LAYER_NORM = "layer_norm",
     RMS_NORM = "rms_norm",
+    ROTARY_STORE_KV = "rotary_store_kv",
+    SAMPLE = "sample",
+    SILU_MUL = "silu_mul",
 }

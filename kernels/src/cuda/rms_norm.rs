@@ -1,10 +1,6 @@
 //! RMSNorm, alone and after an addition to the residual stream. Floor and shape: `src/compute_80/rms_norm.cu`.
 
-use super::{
-    CudaBackend, CudaTensor,
-    device::{Arg, Launch},
-    expect, modules,
-};
+use super::{CudaBackend, CudaTensor, device::Arg, expect, modules};
 use crate::Result;
 
 /// Threads of a block, one block a row.
@@ -21,23 +17,27 @@ impl CudaBackend {
     ) -> Result<()> {
         expect("rms_norm: weight", weight.shape(), (1, x.cols))?;
         expect("rms_norm: output", out.shape(), x.shape())?;
-        let (cols, stride) = (x.cols as u32, x.stride() as u32);
-        let args = [x.ptr(), weight.ptr(), out.ptr()].map(Arg::Ptr);
-        self.rows_kernel("rms_norm", x.rows, &[&args[..], &[Arg::U32(cols), Arg::U32(stride), Arg::F32(eps)]].concat())
+        let [x_ptr, weight, out] = [x.ptr(), weight.ptr(), out.ptr()].map(Arg::Ptr);
+        let (cols, stride) = (Arg::U32(x.cols as u32), Arg::U32(x.stride() as u32));
+        let args = [x_ptr, weight, out, cols, stride, Arg::F32(eps)];
+        self.launch_blocks(&modules::RMS_NORM, &self.kernel_name("rms_norm"), x.rows, THREADS, &args)
     }
 
-    /// One block of [`THREADS`] per row; nothing for no rows or no columns.
-    fn rows_kernel(&self, name: &str, rows: usize, args: &[Arg]) -> Result<()> {
-        if rows == 0 {
-            return Ok(());
-        }
-        self.device().launch(&Launch {
-            module: &modules::RMS_NORM,
-            kernel: &self.kernel_name(name),
-            grid: [rows as u32, 1, 1],
-            block: [THREADS, 1, 1],
-            shared_bytes: 0,
-            args,
-        })
+    /// `residual += x; out = rms_norm(residual)`
+    pub(super) fn launch_add_rms_norm(
+        &self,
+        x: &CudaTensor,
+        residual: &mut CudaTensor,
+        weight: &CudaTensor,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        expect("add_rms_norm: weight", weight.shape(), (1, x.cols))?;
+        expect("add_rms_norm: residual", residual.shape(), x.shape())?;
+        expect("add_rms_norm: output", out.shape(), x.shape())?;
+        let [x_ptr, residual, weight, out] = [x.ptr(), residual.ptr(), weight.ptr(), out.ptr()].map(Arg::Ptr);
+        let (cols, stride) = (Arg::U32(x.cols as u32), Arg::U32(x.stride() as u32));
+        let args = [x_ptr, residual, weight, out, cols, stride, Arg::F32(eps)];
+        self.launch_blocks(&modules::RMS_NORM, &self.kernel_name("add_rms_norm"), x.rows, THREADS, &args)
     }
 }

@@ -1,7 +1,7 @@
 //! Attention of one query over its keys.
 
 use crate::{
-    Backend, Dtype, Heads, KvLayout, PAGE_SIZE, PagedBatch, Result,
+    Backend, Dtype, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, Result, RotarySegment,
     ops::{Cost, Op, Rng, Shape, Trial, Unit, attention_of, rounded, subset, worse},
 };
 
@@ -48,14 +48,16 @@ pub fn batch(rng: &mut Rng, sequences: &[(usize, usize)], shared: usize) -> (Pag
     (batch, num_pages)
 }
 
-/// The same sequences with their whole contexts as new tokens.
-fn whole(batch: &PagedBatch) -> PagedBatch {
+/// The same sequences with their whole contexts as new tokens; what they share is written by the first alone.
+fn whole(batch: &PagedBatch, shared: usize) -> PagedBatch {
     let mut all = PagedBatch { positions: vec![], slot_mapping: vec![], cu_seqlens_q: vec![0], ..batch.clone() };
     for seq in 0..batch.num_seqs() {
         for position in 0..batch.seq_lens[seq] {
             let page = batch.pages(seq)[position as usize / PAGE_SIZE];
             all.positions.push(position);
-            all.slot_mapping.push(page * PAGE_SIZE as u32 + position % PAGE_SIZE as u32);
+            let is_written = seq > 0 && (position as usize) < shared;
+            let slot = page * PAGE_SIZE as u32 + position % PAGE_SIZE as u32;
+            all.slot_mapping.push(if is_written { NO_SLOT } else { slot });
         }
         all.cu_seqlens_q.push(all.positions.len() as u32);
     }
@@ -114,14 +116,16 @@ pub fn op<B: Backend>() -> Op<B> {
             let Heads { num_kv_heads, head_dim, .. } = heads;
             let mut rng = Rng(seed);
             let (batch, num_pages) = batch(&mut rng, sequences, shared);
-            let all = whole(&batch);
+            let all = whole(&batch, shared);
             let cols = heads.qkv_cols();
             let mut host = rng.stored(backend, all.num_tokens() * cols, 2.0);
             for first in &all.cu_seqlens_q[..sequences.len()] {
                 host.copy_within(..shared * cols, *first as usize * cols);
             }
             // An angle of zero: keys are stored as they are.
-            let table = backend.rotary_table(&vec![0.0; head_dim / 2], 1.0, num_pages * PAGE_SIZE)?;
+            let inv_freq = vec![0.0; head_dim / 2];
+            let positions = 0..(num_pages * PAGE_SIZE) as u32;
+            let table = backend.rotary_table(&[RotarySegment { inv_freq: &inv_freq, factor: 1.0, positions }])?;
             let kv = (0..copies).map(|_| {
                 let mut kv = backend.kv_cache(KvLayout { num_layers: 2, num_kv_heads, head_dim, num_pages })?;
                 let everything = poison_batch(num_pages);
@@ -154,7 +158,7 @@ pub fn op<B: Backend>() -> Op<B> {
 const LAYER: usize = 1;
 
 /// One sequence that fills every slot of the pool.
-fn poison_batch(num_pages: usize) -> PagedBatch {
+pub(super) fn poison_batch(num_pages: usize) -> PagedBatch {
     let slots: Vec<u32> = (0..(num_pages * PAGE_SIZE) as u32).collect();
     PagedBatch {
         positions: slots.clone(),

@@ -3,7 +3,7 @@
 use super::{dequant::dequantize, int8};
 use crate::{
     Backend, Dtype, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, worse},
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, poisoned, stored_bytes, worse},
 };
 
 /// The registry's row; `inner` is the width of an embedding.
@@ -31,8 +31,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let view = WeightView::new(&bytes, format, cols, inner)?;
             let table = backend.weight(&[view])?;
             let ids = (0..rows).map(|_| rng.below(cols) as u32).collect();
-            let mut out = backend.tensor(rows, inner)?;
-            backend.set_rows(&mut out, rows)?;
+            let out = poisoned(backend, rows, inner)?;
             let host = if backend.info().dtype == Dtype::Int8 { int8::weights(&view) } else { dequantize(&view) };
             Ok(Box::new(Embedding { backend, host, inner, ids, table, out }))
         },

@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Result,
-    ops::{Op, Rng, Shape, Trial, row_cost, rows_of, worse},
+    ops::{Op, Rng, Shape, Trial, poisoned, row_cost, rows_of, worse},
 };
 
 /// The registry's row; `rows` counts the gathered ones, out of four times as many.
@@ -17,11 +17,10 @@ pub fn op<B: Backend>() -> Op<B> {
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);
             let mut rng = Rng(seed);
-            let host = rng.vec(4 * rows * cols, 1.0);
+            let host = rng.stored(backend, 4 * rows * cols, 1.0);
             let index = (0..rows).map(|_| rng.below(4 * rows) as u32).collect();
             let x = (0..copies).map(|_| backend.upload(&host, 4 * rows, cols)).collect::<Result<_>>()?;
-            let mut out = backend.tensor(rows, cols)?;
-            backend.set_rows(&mut out, rows)?;
+            let out = poisoned(backend, rows, cols)?;
             Ok(Box::new(Gather { backend, host, cols, index, x, out }))
         },
     }

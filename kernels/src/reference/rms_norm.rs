@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Result,
-    ops::{Op, Rng, Shape, Trial, relative_error, row_cost, rows_of, subset, worse},
+    ops::{Op, Rng, Shape, Trial, poisoned, relative_error, row_cost, rows_of, subset, worse},
 };
 
 /// `x / sqrt(mean(x^2) + eps) * weight` for one row.
@@ -27,8 +27,7 @@ pub fn op<B: Backend>() -> Op<B> {
             let weight = rng.stored(backend, cols, 2.0);
             let host = rng.stored(backend, rows * cols, 3.0);
             let x = (0..copies).map(|_| backend.upload(&host, rows, cols)).collect::<Result<_>>()?;
-            let mut out = backend.tensor(rows, cols)?;
-            backend.set_rows(&mut out, rows)?;
+            let out = poisoned(backend, rows, cols)?;
             let device_weight = backend.upload(&weight, 1, cols)?;
             Ok(Box::new(Rms { backend, host, weight, x, device_weight, out }))
         },
@@ -59,7 +58,7 @@ impl<B: Backend> Trial for Rms<'_, B> {
         for row in subset(got.len() / cols, 64) {
             let row = row * cols..(row + 1) * cols;
             let want = rms_norm(&self.host[row.clone()], &self.weight, EPS);
-            error = worse(relative_error(&got[row], &want), error);
+            error = worse(relative_error(&got[row], &want, self.backend.info().storage), error);
         }
         Ok(error)
     }

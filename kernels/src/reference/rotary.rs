@@ -1,7 +1,7 @@
 //! Rotary position embedding, half-split pairs.
 
 use crate::{
-    Backend, Dtype, Heads, KvLayout, NO_SLOT, PagedBatch, Result,
+    Backend, Dtype, Heads, KvLayout, NO_SLOT, PagedBatch, Result, RotarySegment,
     ops::{Cost, Op, Rng, Shape, Trial, Unit, attention_of, subset, worse},
 };
 
@@ -56,7 +56,8 @@ pub fn op<B: Backend>() -> Op<B> {
             let inv_freq: Vec<f32> =
                 (0..head_dim / 2).map(|i| 1e4_f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
             let context = sequences.iter().map(|s| s.1).max().unwrap_or(0);
-            let table = backend.rotary_table(&inv_freq, FACTOR, context)?;
+            let positions = 0..context as u32;
+            let table = backend.rotary_table(&[RotarySegment { inv_freq: &inv_freq, factor: FACTOR, positions }])?;
             let device_batch = backend.batch(&batch, heads, &kv)?;
             Ok(Box::new(Rotary { backend, heads, batch, device_batch, host, inv_freq, qkv, table, kv }))
         },

@@ -1,0 +1,78 @@
+//! Tokens from rows of logits: the first maximum, or a draw after temperature, top-k and top-p. Floors and shapes:
+//! `src/compute_80/{argmax,sample}.cu`.
+
+use super::{
+    CudaBackend, CudaTensor,
+    device::{Arg, DeviceBuffer},
+    expect, modules,
+};
+use crate::{Error, Result, Sampled, Sampling, Storage};
+
+/// Threads of a block, one block a row.
+const THREADS: u32 = 1024;
+/// Most logits of a row: their probabilities in units of 2^-44 must fit 64 bits.
+const MAX_VOCAB: usize = 1 << 19;
+
+/// `How` of `sample.cu`, in words.
+fn how_words(how: &Sampling, vocab: usize) -> [u32; 6] {
+    let scale = (std::f64::consts::LOG2_E / f64::from(how.temperature)).min(f64::from(f32::MAX)) as f32;
+    let top_k = if how.top_k < vocab { how.top_k as u32 } else { 0 };
+    // In units of 2^-64; 0 means all, so that nothing but the first token is 1.
+    let top_p = if how.top_p < 1.0 { (f64::from(how.top_p) * 2_f64.powi(64)).max(1.0) as u64 } else { 0 };
+    let draw = how.random_bits() << 11;
+    [scale.to_bits(), top_k, top_p as u32, (top_p >> 32) as u32, draw as u32, (draw >> 32) as u32]
+}
+
+impl CudaBackend {
+    /// Chooses one token for each row of `logits: [how.len(), vocab]`, which are `f32`, as [`crate::Backend::sample`] does.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Unsupported`] for parameters without a meaning, [`Error::NotFinite`] for logits that
+    /// are NaN or infinite.
+    pub fn sample_logits(&self, logits: &CudaTensor, how: &[Sampling]) -> Result<Vec<Sampled>> {
+        expect("sample: logits", logits.shape(), (how.len(), logits.cols))?;
+        for (row, how) in how.iter().enumerate() {
+            how.check(row)?;
+        }
+        if logits.cols == 0 || logits.cols > MAX_VOCAB || logits.storage() != Storage::F32 {
+            let found = format!("{} columns in {} bytes", logits.cols, logits.storage().bytes());
+            let wanted = format!("1 to {MAX_VOCAB} columns in 4 bytes");
+            return Err(Error::Shape { what: "sample: logits", found, wanted });
+        }
+        let mut out = vec![Sampled { token: 0, logprob: 0.0 }; how.len()];
+        // Runs of greedy rows and of others: each kernel takes consecutive rows.
+        let mut first = 0;
+        for run in how.chunk_by(|a, b| (a.temperature == 0.0) == (b.temperature == 0.0)) {
+            self.choose(logits, first, run, &mut out[first..first + run.len()])?;
+            first += run.len();
+        }
+        Ok(out)
+    }
+
+    /// The rows of `logits` from `first` on, all greedy or none.
+    fn choose(&self, logits: &CudaTensor, first: usize, how: &[Sampling], out: &mut [Sampled]) -> Result<()> {
+        // `Chosen` of `vocab.cuh`, in words.
+        let chosen = DeviceBuffer::new(self.device(), "sampled tokens", how.len() * 24)?;
+        let rows = logits.ptr() + (first * logits.stride() * 4) as u64;
+        let sizes = [logits.cols, logits.stride()].map(|n| Arg::U32(n as u32));
+        let [rows, chosen_ptr] = [rows, chosen.ptr()].map(Arg::Ptr);
+        if how[0].temperature == 0.0 {
+            let args = [&[rows, chosen_ptr][..], &sizes].concat();
+            self.launch_blocks(&modules::ARGMAX, "argmax", how.len(), THREADS, &args)?;
+        } else {
+            let words: Vec<[u32; 6]> = how.iter().map(|how| how_words(how, logits.cols)).collect();
+            let words = DeviceBuffer::from_slice(self.device(), "sampling parameters", &words)?;
+            let args = [&[rows, Arg::Ptr(words.ptr()), chosen_ptr][..], &sizes].concat();
+            self.launch_blocks(&modules::SAMPLE, "sample", how.len(), THREADS, &args)?;
+        }
+        let chosen: Vec<[u32; 6]> = chosen.to_vec(how.len())?;
+        for (row, ([token, is_finite, below_max, _, low, high], out)) in chosen.into_iter().zip(out).enumerate() {
+            if is_finite == 0 {
+                return Err(Error::NotFinite { what: "sample", row: first + row });
+            }
+            let sum = (u64::from(high) << 32 | u64::from(low)) as f64 / 2_f64.powi(44);
+            *out = Sampled { token, logprob: (f64::from(f32::from_bits(below_max)) - sum.ln()) as f32 };
+        }
+        Ok(())
+    }
+}
