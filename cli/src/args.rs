@@ -280,7 +280,7 @@ pub struct EvalArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Run")]
 pub struct RunArgs {
-    /// Run folders are created in it [default: the configuration's, or outputs/default]
+    /// Run folders are created in it; wins over a configuration's [default: outputs/default]
     #[arg(short, long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     /// Go on with an earlier run, by default the newest in the work dir: answered questions are not asked again
