@@ -282,6 +282,21 @@ pub enum Epilogue {
     Store,
     /// `out += y`: the residual stream.
     Accumulate,
+    /// `out = max(y, 0)`
+    Relu,
+    /// `out = gelu(y)`, as [`Activation::Gelu`].
+    Gelu,
+}
+
+impl Epilogue {
+    /// The activation, if it is one.
+    pub const fn activation(self) -> Option<Activation> {
+        match self {
+            Self::Store | Self::Accumulate => None,
+            Self::Relu => Some(Activation::Relu),
+            Self::Gelu => Some(Activation::Gelu),
+        }
+    }
 }
 
 /// An activation without a gate, element by element.
@@ -408,6 +423,8 @@ pub trait Backend: Send + Sync {
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
     /// Packs matrices that share their input, stacked along the output: `[sum(rows), cols]`.
     fn weight(&self, parts: &[WeightView<'_>]) -> Result<Self::Weight>;
+    /// Packs a gate and an up projection, `[rows, cols]` each, for [`Backend::linear_silu_mul`].
+    fn gated_weight(&self, gate: &WeightView<'_>, up: &WeightView<'_>) -> Result<Self::Weight>;
     /// Bytes that a packed weight occupies on the device.
     fn weight_bytes(&self, weight: &Self::Weight) -> usize;
     /// Allocates the KV pool.
@@ -452,6 +469,8 @@ pub trait Backend: Send + Sync {
         epilogue: Epilogue,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// `out = silu(x · gateᵀ) * (x · upᵀ)` for a weight of [`Backend::gated_weight`]. `out: [x.rows, gate.rows]`
+    fn linear_silu_mul(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor) -> Result<()>;
     /// Cosines and sines of `position * inv_freq`, times `factor`, of all positions of all segments in order, in `f32`
     /// whatever activations are kept in. Row layout `[cos: half | sin: half]`; segments have the same number of
     /// frequencies.

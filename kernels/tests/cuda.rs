@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use device::backend;
 use oc_kernels::{
-    Dtype, Error,
+    Dtype,
     cuda::CudaBackend,
     ops::{self, Op, Rng},
 };
@@ -14,9 +14,6 @@ use oc_kernels::{
 const DTYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 /// Random problems of each operation and dtype.
 const CASES: u64 = 24;
-
-/// Operations whose kernels are still being written: each must say so, and is taken off this list when it does not.
-const MISSING: &[&str] = &["linear", "log_prob", "sample"];
 
 /// The error of one random problem, and what it may be at most.
 fn try_one(op: &Op<CudaBackend>, backend: &CudaBackend, seed: u64) -> Result<(), String> {
@@ -36,7 +33,7 @@ fn backend_dtype(backend: &CudaBackend) -> &'static str {
 #[test]
 fn every_operation_agrees_with_its_reference() {
     let mut failures = Vec::new();
-    for op in ops::all().iter().filter(|op| !MISSING.contains(&op.name)) {
+    for op in &ops::all() {
         let start = Instant::now();
         for dtype in DTYPES {
             let backend = backend(dtype);
@@ -45,21 +42,4 @@ fn every_operation_agrees_with_its_reference() {
         eprintln!("{}: {:?}", op.name, start.elapsed());
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-}
-
-#[test]
-fn what_is_missing_says_so() {
-    let all = ops::all::<CudaBackend>();
-    for name in MISSING {
-        let op = all.iter().find(|op| op.name == *name).unwrap_or_else(|| panic!("{name} is no operation"));
-        let backend = backend(Dtype::Bf16);
-        let failed = (1..=CASES).find_map(|seed| {
-            let shape = (op.random_shape)(&mut Rng(seed));
-            (op.trial)(&backend, &shape, seed, 1).and_then(|mut trial| trial.error()).err()
-        });
-        match failed {
-            Some(Error::Unsupported(message)) if message.contains("no CUDA kernel yet") => {}
-            other => panic!("{name} is listed as missing, but: {other:?}"),
-        }
-    }
 }

@@ -196,6 +196,11 @@ impl Backend for CpuBackend {
         PackedWeight::pack(parts, self.dtype, self.level, &self.threads)
     }
 
+    fn gated_weight(&self, gate: &WeightView<'_>, up: &WeightView<'_>) -> Result<PackedWeight> {
+        expect("gated weight: up", (up.rows, up.cols), (gate.rows, gate.cols))?;
+        self.weight(&[*gate, *up])
+    }
+
     fn weight_bytes(&self, weight: &PackedWeight) -> usize {
         weight.bytes()
     }
@@ -278,7 +283,19 @@ impl Backend for CpuBackend {
             expect("linear: bias", bias.shape(), (1, w.rows()))?;
         }
         let (bias, accumulate) = (bias.map(CpuTensor::data), epilogue == Epilogue::Accumulate);
-        linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.threads)
+        linear::linear(x.data(), x.rows, w, 0..w.rows(), bias, accumulate, out.data_mut(), w.rows(), &self.threads)?;
+        if let Some(activation) = epilogue.activation() {
+            let products = out.data().to_vec();
+            activate::activate(self.level, &self.threads, activation, &products, out.data_mut());
+        }
+        Ok(())
+    }
+
+    fn linear_silu_mul(&self, x: &CpuTensor, w: &PackedWeight, out: &mut CpuTensor) -> Result<()> {
+        let mut products = CpuTensor::new(x.rows, w.rows())?;
+        products.rows = x.rows;
+        self.linear(x, w, None, Epilogue::Store, &mut products)?;
+        self.silu_mul(&products, out)
     }
 
     fn rotary_table(&self, segments: &[RotarySegment<'_>]) -> Result<CpuTensor> {

@@ -4,6 +4,7 @@
 //! its operation, checks its operands and chooses its shape from (operation, N, K, dtype, architecture) alone.
 
 mod activate;
+mod arch;
 mod attention;
 mod attention_plan;
 mod batch;
@@ -14,6 +15,8 @@ mod gather_rows;
 mod kv_cache;
 mod launch;
 mod layer_norm;
+mod linear;
+mod log_prob;
 pub mod modules;
 mod rms_norm;
 mod rotary;
@@ -120,6 +123,10 @@ impl Backend for CudaBackend {
         CudaWeight::new(&self.device, self.storage, parts)
     }
 
+    fn gated_weight(&self, gate: &WeightView<'_>, up: &WeightView<'_>) -> Result<CudaWeight> {
+        CudaWeight::gated(&self.device, self.storage, gate, up)
+    }
+
     fn weight_bytes(&self, weight: &CudaWeight) -> usize {
         weight.bytes()
     }
@@ -172,13 +179,17 @@ impl Backend for CudaBackend {
 
     fn linear(
         &self,
-        _x: &CudaTensor,
-        _w: &CudaWeight,
-        _bias: Option<&CudaTensor>,
-        _epilogue: Epilogue,
-        _out: &mut CudaTensor,
+        x: &CudaTensor,
+        w: &CudaWeight,
+        bias: Option<&CudaTensor>,
+        epilogue: Epilogue,
+        out: &mut CudaTensor,
     ) -> Result<()> {
-        missing("linear")
+        self.launch_linear(x, w, bias, epilogue, out)
+    }
+
+    fn linear_silu_mul(&self, x: &CudaTensor, w: &CudaWeight, out: &mut CudaTensor) -> Result<()> {
+        self.launch_linear_silu_mul(x, w, out)
     }
 
     fn rotary_table(&self, segments: &[RotarySegment<'_>]) -> Result<CudaTensor> {
@@ -220,16 +231,11 @@ impl Backend for CudaBackend {
         self.launch_silu_mul(gate_up, out)
     }
 
-    fn log_prob(&self, _hidden: &CudaTensor, _head: &CudaWeight, _targets: &[u32]) -> Result<Vec<TokenLogProb>> {
-        missing("log_prob")
+    fn log_prob(&self, hidden: &CudaTensor, head: &CudaWeight, targets: &[u32]) -> Result<Vec<TokenLogProb>> {
+        self.run_log_prob(hidden, head, targets)
     }
 
-    fn sample(&self, _hidden: &CudaTensor, _head: &CudaWeight, _how: &[Sampling]) -> Result<Vec<Sampled>> {
-        missing("sample")
+    fn sample(&self, hidden: &CudaTensor, head: &CudaWeight, how: &[Sampling]) -> Result<Vec<Sampled>> {
+        self.run_sample(hidden, head, how)
     }
-}
-
-/// An operation whose kernel is still being written.
-fn missing<T>(op: &str) -> Result<T> {
-    Err(Error::Unsupported(format!("{op} has no CUDA kernel yet")))
 }
