@@ -7,7 +7,8 @@ use crate::{
     interp::Interp,
 };
 
-const DICT: &[&str] = &["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "setdefault", "update", "values"];
+const DICT: &[&str] =
+    &["clear", "copy", "deepcopy", "fromkeys", "get", "items", "keys", "pop", "setdefault", "update", "values"];
 const LIST: &[&str] =
     &["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
 const TUPLE: &[&str] = &["count", "index"];
@@ -191,6 +192,8 @@ impl Interp<'_> {
                 let copy = self.dict(id).clone();
                 self.new_dict(copy).map(V::Dict)
             }
+            // A method of mmengine's dictionaries.
+            ("deepcopy", []) => self.copy(&V::Dict(id)),
             ("clear", []) => {
                 self.dict_mut(id).clear();
                 Ok(V::None)

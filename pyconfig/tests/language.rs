@@ -174,7 +174,7 @@ fn statements_are_pythons() {
         ("n = 1\ndef f():\n    global n\n    n = 5\nf()\na = [n]\n", &[5]),
         ("b, (c, *d) = 1, (2, 3, 4)\na = [b, c, *d]\n", &[1, 2, 3, 4]),
         ("a = b = [1]\nb.append(2)\n", &[1, 2]),
-        ("import copy\nb = [[1]]\na = copy.deepcopy(b)[0]\nb[0].append(2)\n", &[1]),
+        ("import copy\nb = [[1]]\na = dict(b=copy.deepcopy(b)).deepcopy()['b'][0]\nb[0].append(2)\n", &[1]),
         ("d = dict(x=1, y=2)\ndel d['x']\nd.z = 3\na = [d.y, d['z'], len(d)]\n", &[2, 3, 2]),
         (
             "x = 1\ny_datasets = [2]\nz_datasets = [3]\na = sum((v for k, v in locals().items() if k.endswith('_datasets')), [])\n",
