@@ -73,7 +73,20 @@ const BENCH_HELP: &str = "\
 The peaks of the machine are measured first. `of floor` is the time that the bytes would
 take at the measured bandwidth, or the operations at the measured arithmetic peak, over
 the time it took. Every problem is checked against a float64 reference; exit status 1 if
-a result is wrong.";
+a result is wrong, or the backend cannot do a problem.
+
+cpu        times by the host's clock, the best of many
+cuda       times by the GPU's own events, the median of many; inputs and outputs are rotated
+           through more memory than its caches hold; the ceilings are a copy's bandwidth
+           (bytes read plus bytes written) and the largest product of our own
+emulator   runs the GPU's kernels without a GPU and prints what they do instead of times:
+           instructions of warps, bytes of memory sectors and tensor-core instructions as
+           multiples of the floor, bank conflicts. Shapes are cut to what it does in seconds
+
+Examples:
+  oc-cli bench-kernels --device cuda --json > before.json
+  oc-cli bench-kernels --device cuda --baseline before.json --op linear --shape 4096x
+  oc-cli bench-kernels --device emulator --op rms_norm,attention --models all";
 
 /// Scores language models as OpenCompass does, faster, without Python.
 #[derive(Debug, Parser)]
@@ -118,6 +131,17 @@ pub enum DeviceArg {
     Emulator,
 }
 
+/// What to benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchDeviceArg {
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+    /// The GPU's kernels without a GPU: checked and counted, not timed
+    Emulator,
+}
+
 impl From<DeviceArg> for Device {
     fn from(device: DeviceArg) -> Self {
         match device {
@@ -142,6 +166,9 @@ pub enum DtypeArg {
     Bf16,
     /// 8-bit activations times 8-bit weights: fastest, changes results slightly, and is named beside them
     Int8,
+    /// IEEE half precision, as bf16; on a GPU only
+    #[value(alias = "float16")]
+    F16,
 }
 
 impl DtypeArg {
@@ -152,6 +179,7 @@ impl DtypeArg {
             Self::F32 => Some(Dtype::F32),
             Self::Bf16 => Some(Dtype::Bf16),
             Self::Int8 => Some(Dtype::Int8),
+            Self::F16 => Some(Dtype::F16),
         }
     }
 }
@@ -385,21 +413,27 @@ pub struct ListConfigsArgs {
 #[command(after_help = BENCH_HELP)]
 pub struct BenchKernelsArgs {
     /// Which backend
-    #[arg(long, value_enum, default_value = "auto")]
-    pub device: DeviceArg,
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: BenchDeviceArg,
+    /// Which GPU, of several
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gpu: usize,
     /// What to compute in
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeArg,
-    /// Worker threads [default: one per core]
+    /// Worker threads of the processor or the emulator [default: one per core]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
     /// Only these operations
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    #[arg(long = "op", visible_alias = "ops", value_name = "A,B", value_delimiter = ',')]
     pub ops: Vec<String>,
-    /// Shapes of these models, or `all`
+    /// Only shapes whose printed form contains this, with x for ×; may be given again
+    #[arg(long = "shape", value_name = "TEXT")]
+    pub shapes: Vec<String>,
+    /// Shapes of these models, or `all` [default: all on a GPU, else the two small ones]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub models: Vec<String>,
-    /// Tokens of a step
+    /// Tokens of a step [default: 1,512; on a GPU 1,16,512,4096]
     #[arg(long, value_name = "N,M", value_delimiter = ',', value_parser = positive)]
     pub rows: Vec<usize>,
     /// How long to repeat each problem, in milliseconds
@@ -408,6 +442,9 @@ pub struct BenchKernelsArgs {
     /// One JSON document instead of a table
     #[arg(long)]
     pub json: bool,
+    /// An earlier --json output: each row also says its time over the time there
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
 }
 
 /// A whole number above 0.

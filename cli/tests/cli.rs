@@ -329,6 +329,63 @@ fn bench_kernels_prints_a_table_or_json() {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["rows"].as_array().unwrap().len(), 2);
     assert!(json["peaks"]["read_gbps"].as_f64().unwrap() > 0.0);
-    refuses(cli.run("bench-kernels --device cuda"), "no CUDA backend", "--device cpu");
+    assert!(json["rows"][0]["micros"].as_f64().unwrap() > 0.0 && json["rows"][0]["ok"] == true);
     refuses(cli.run("bench-kernels --ops frobnicate"), "there is no operation \"frobnicate\"; there are embedding", "");
+}
+
+#[test]
+fn bench_kernels_compares_with_an_earlier_run() {
+    let cli = Cli::new();
+    let line = "bench-kernels --op rms_norm --models SmolLM2-135M --rows 1,2 --time 1";
+    let json = cli.run(&format!("{line} --json")).assert().code(0).get_output().stdout.clone();
+    let mut before: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    // One row was a thousand times as fast, and one did not exist.
+    before["rows"][0]["micros"] = 1e-6.into();
+    before["rows"].as_array_mut().unwrap().remove(1);
+    let file = cli.dir.path().join("before.json");
+    std::fs::write(&file, before.to_string()).unwrap();
+    let table = cli.run(&format!("{line} --baseline before.json")).assert().code(0).get_output().stdout.clone();
+    let table = String::from_utf8(table).unwrap();
+    assert!(table.contains("   before  result") && table.contains("      new  right"), "{table}");
+    assert!(table.contains("1 of 2 rows are in before.json; slower by more than 10 %:\n  rms_norm 1×576: "), "{table}");
+    let json = cli.run(&format!("{line} --baseline before.json --json")).assert().code(0).get_output().stdout.clone();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["baseline"]["slower"][0], "rms_norm 1×576");
+    assert!(json["rows"][0]["times_baseline"].as_f64().unwrap() > 10.0, "{json}");
+    assert!(json["rows"][1]["times_baseline"].is_null(), "{json}");
+
+    refuses(cli.run(&format!("{line} --baseline nowhere.json")), "nowhere.json: cannot be read", "--json");
+    for (text, wrong) in
+        [("{", "is not JSON"), ("{}", "has no `rows`"), (r#"{"rows":[{}]}"#, "row 0"), (r#"{"rows":[]}"#, "no times")]
+    {
+        std::fs::write(&file, text).unwrap();
+        refuses(cli.run(&format!("{line} --baseline before.json")), wrong, "--baseline takes what");
+    }
+}
+
+#[test]
+fn bench_kernels_counts_on_the_emulator() {
+    let cli = Cli::new();
+    let line = "bench-kernels --device emulator --op rms_norm --models InternLM2-7B --rows 1,512 --shape x4096";
+    let table = cli.run(line).assert().code(0).get_output().stdout.clone();
+    let table = String::from_utf8(table).unwrap();
+    assert!(table.contains("not timed") && table.contains(" 4×4096 "), "{table}");
+    assert_eq!(table.lines().filter(|line| line.ends_with("0  right")).count(), 2, "{table}");
+    assert!(!table.contains("µs"), "{table}");
+    let json = cli.run(&format!("{line} --dtype f16 --json")).assert().code(0).get_output().stdout.clone();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert!(json["rows"][0]["kernels"]["rms_norm_f16"]["instructions"].as_u64().unwrap() > 0, "{json}");
+    assert!(json["rows"][0]["micros"].is_null() && json["peaks"].is_null(), "{json}");
+    refuses(cli.run("bench-kernels --device emulator --dtype f32"), "not in f32", "--device cpu");
+    refuses(cli.run("bench-kernels --device emulator --baseline x"), "x: cannot be read", "--json");
+    refuses(cli.run("bench-kernels --shape 7x7"), "`7×7`", "");
+}
+
+#[test]
+fn without_a_gpu_the_driver_layer_says_so() {
+    if oc_kernels::cuda::driver::is_driver_present() {
+        eprintln!("skipped: this machine has NVIDIA's driver");
+        return;
+    }
+    refuses(Cli::new().run("bench-kernels --device cuda"), "libcuda.so.1 was not found", "--device cpu");
 }

@@ -1,120 +1,119 @@
 //! `oc-cli bench-kernels`: what each operation costs here, as a share of what this machine can do.
 
-use super::Outcome;
+use super::{Outcome, bench_report as report};
 use crate::{
-    args::{BenchKernelsArgs, DeviceArg},
+    args::{BenchDeviceArg, BenchKernelsArgs},
     diagnostics::{Error, Result, Stdout},
 };
 use oc_kernels::{
-    Backend, Dtype,
-    bench::{self, BenchOptions, BenchRow},
+    Backend, Dtype, WeightFormat,
+    bench::{self, BenchOptions, Meter, Problem},
     cpu::{CpuBackend, CpuOptions, SimdLevel},
-    ops::Peaks,
+    cuda::{CudaBackend, driver},
+    emulator::{Emulator, EmulatorOptions},
 };
-use serde_json::{Value, json};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+/// Tokens of a step on a GPU: decode steps of one sequence and of sixteen, a chunk, a long prompt.
+const GPU_ROWS: [usize; 4] = [1, 16, 512, 4096];
 
 /// Runs the command.
 ///
 /// # Errors
 /// Bad input, and whatever the backend refuses.
 pub fn run(args: &BenchKernelsArgs) -> Result<Outcome> {
-    if args.device == DeviceArg::Cuda {
-        return Err(Error::input("this build has no CUDA backend yet", "use --device cpu, or leave it out"));
+    let baseline = args.baseline.as_deref().map(report::Baseline::read).transpose()?;
+    let bench = Bench { args, baseline, time: Duration::from_millis(args.time) };
+    match args.device {
+        BenchDeviceArg::Cpu => bench.cpu(),
+        BenchDeviceArg::Cuda => bench.cuda(),
+        BenchDeviceArg::Emulator => bench.emulator(),
     }
-    let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
-    let dtype = args.dtype.dtype().unwrap_or(best);
-    let backend = CpuBackend::new(CpuOptions { threads: args.threads.unwrap_or(0), dtype, level: None })?;
-    let default = BenchOptions::default();
-    let options = BenchOptions {
-        ops: args.ops.clone(),
-        models: args.models.clone(),
-        rows: if args.rows.is_empty() { default.rows } else { args.rows.clone() },
-        time: Duration::from_millis(args.time),
-        formats: default.formats,
-    };
-    options.check::<CpuBackend>()?;
-    let mut out = Stdout::lock();
-    let name = backend.info().name;
-    tracing::info!("measuring the peaks of {name}");
-    let peaks = backend.measure_peaks();
-    if !args.json {
-        out.line(format_args!("{name}, dtype {}", dtype.name()))?;
-        out.line(peaks_text(&peaks))?;
-    }
-    let mut rows = Vec::new();
-    let mut printed = Ok(());
-    bench::run(&backend, &peaks, &options, &mut |row| {
-        if !args.json && printed.is_ok() {
-            let header = if rows.is_empty() { format!("\n{HEADER}\n") } else { String::new() };
-            printed = out.line(format_args!("{header}{}", line(&row)));
+}
+
+struct Bench<'a> {
+    args: &'a BenchKernelsArgs,
+    baseline: Option<report::Baseline>,
+    time: Duration,
+}
+
+impl Bench<'_> {
+    fn options(&self, default: BenchOptions) -> BenchOptions {
+        let args = self.args;
+        // The sign of tables is not on everybody's keyboard.
+        let shapes = args.shapes.iter().map(|text| text.replace(['x', '*'], "×")).collect();
+        let or = |given: &Vec<usize>, default| if given.is_empty() { default } else { given.clone() };
+        BenchOptions {
+            ops: args.ops.clone(),
+            models: if args.models.is_empty() { default.models } else { args.models.clone() },
+            shapes,
+            rows: or(&args.rows, default.rows),
+            time: self.time,
+            formats: default.formats,
         }
-        rows.push(row);
-    })?;
-    printed?;
-    if args.json {
-        let rows: Vec<Value> = rows.iter().map(json_row).collect();
-        let peaks = json!({
-            "f32_gflops": peaks.f32_gflops,
-            "bf16_gflops": peaks.bf16_gflops,
-            "int8_gops": peaks.int8_gops,
-            "read_gbps": peaks.read_gbps,
-            "cache_gbps": peaks.cache_gbps,
-        });
-        let document = json!({ "device": name, "dtype": dtype.name(), "peaks": peaks, "rows": rows });
-        out.line(serde_json::to_string_pretty(&document).expect("strings and numbers"))?;
     }
-    let wrong = rows.iter().filter(|row| !row.ok).count();
-    if wrong > 0 {
-        tracing::error!("{wrong} of {} results are wrong", rows.len());
-        return Ok(Outcome::WithFailures);
+
+    fn cpu(&self) -> Result<Outcome> {
+        let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let dtype = self.args.dtype.dtype().unwrap_or(best);
+        let backend = CpuBackend::new(CpuOptions { threads: self.args.threads.unwrap_or(0), dtype, level: None })?;
+        let problems = self.options(BenchOptions::default()).problems(false)?;
+        tracing::info!("measuring the peaks of {}", backend.info().name);
+        self.run(&backend, &Meter::Host(backend.measure_peaks()), &problems)
     }
-    Ok(Outcome::Complete)
+
+    fn cuda(&self) -> Result<Outcome> {
+        let device = driver::open(self.args.gpu)?;
+        let dtype = self.gpu_dtype()?;
+        let backend = CudaBackend::new(device.clone(), dtype)?;
+        let default = BenchOptions { models: vec!["all".into()], rows: GPU_ROWS.into(), ..gpu_options(dtype) };
+        let problems = self.options(default).problems(false)?;
+        tracing::info!("measuring the peaks of {}", backend.info().name);
+        self.run(&backend, &Meter::Device(&*device, backend.measure_peaks()?), &problems)
+    }
+
+    fn emulator(&self) -> Result<Outcome> {
+        if self.baseline.is_some() {
+            let message = "the emulator has no times to compare with --baseline";
+            return Err(Error::input(message, "use --device cpu or cuda, or leave --baseline out"));
+        }
+        let threads = self.args.threads.unwrap_or(0);
+        let emulator = Emulator::new(EmulatorOptions { threads, ..EmulatorOptions::default() });
+        let dtype = self.gpu_dtype()?;
+        let backend = CudaBackend::new(Arc::new(emulator.clone()), dtype)?;
+        let problems = self.options(gpu_options(dtype)).problems(true)?;
+        self.run(&backend, &Meter::Counts(&emulator), &problems)
+    }
+
+    /// bf16 unless something else is asked for.
+    fn gpu_dtype(&self) -> Result<Dtype> {
+        match self.args.dtype.dtype().unwrap_or(Dtype::Bf16) {
+            dtype @ (Dtype::Bf16 | Dtype::F16) => Ok(dtype),
+            other => {
+                let message = format!("GPUs compute in bf16 or f16, not in {}", other.name());
+                Err(Error::input(message, "use --dtype bf16, or --device cpu"))
+            }
+        }
+    }
+
+    fn run<B: Backend>(&self, backend: &B, meter: &Meter<'_>, problems: &[Problem<B>]) -> Result<Outcome> {
+        let info = backend.info();
+        let mut report = report::Report::new(&info, meter, self.baseline.as_ref(), self.args.json);
+        let mut out = Stdout::lock();
+        out.print(report.heading())?;
+        bench::run(backend, meter, problems, self.time, &mut |row| out.print(report.row(row)))?;
+        out.print(report.ending())?;
+        let failed = report.failed();
+        if failed > 0 {
+            tracing::error!("{failed} of {} problems have no right result", problems.len());
+            return Ok(Outcome::WithFailures);
+        }
+        Ok(Outcome::Complete)
+    }
 }
 
-fn peaks_text(peaks: &Peaks) -> String {
-    let Peaks { f32_gflops, bf16_gflops, int8_gops, read_gbps, cache_gbps } = peaks;
-    format!(
-        "peaks measured now: f32 {f32_gflops:.0} GFLOP/s, bf16 {bf16_gflops:.0} GFLOP/s, int8 {int8_gops:.0} Gop/s, \
-         read {read_gbps:.1} GB/s from memory, {cache_gbps:.0} GB/s from the caches"
-    )
-}
-
-const HEADER: &str =
-    "operation     model         shape                              µs     GB/s  GFLOP/s  of floor  bound by    result";
-
-fn line(row: &BenchRow) -> String {
-    let bound = row.bound.name();
-    let result = if row.ok {
-        "right".to_owned()
-    } else {
-        format!("WRONG: error {:.1e}, at most {:.1e}", row.error, row.tolerance)
-    };
-    format!(
-        "{:<13} {:<13} {:<27} {:>9.1} {:>8.1} {:>8.1} {:>8.0}%  {bound:<10}  {result}",
-        row.op,
-        row.model,
-        row.shape.to_string(),
-        row.micros,
-        row.gbps,
-        row.gflops,
-        100.0 * row.share_of_floor
-    )
-}
-
-fn json_row(row: &BenchRow) -> Value {
-    json!({
-        "op": row.op,
-        "model": row.model,
-        "shape": row.shape.to_string(),
-        "dtype": row.dtype.name(),
-        "micros": row.micros,
-        "gbps": row.gbps,
-        "gflops": row.gflops,
-        "share_of_floor": row.share_of_floor,
-        "bound_by": row.bound.name(),
-        "error": row.error,
-        "tolerance": row.tolerance,
-        "ok": row.ok,
-    })
+/// Weights in the one type that a GPU keeps them in.
+fn gpu_options(dtype: Dtype) -> BenchOptions {
+    let format = if dtype == Dtype::F16 { WeightFormat::F16 } else { WeightFormat::Bf16 };
+    BenchOptions { formats: vec![format], ..BenchOptions::default() }
 }

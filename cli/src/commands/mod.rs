@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod bench_kernels;
+mod bench_report;
 mod engine_model;
 pub mod eval;
 pub mod generate;

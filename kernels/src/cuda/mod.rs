@@ -18,6 +18,7 @@ mod layer_norm;
 mod linear;
 mod log_prob;
 pub mod modules;
+mod peaks;
 mod rms_norm;
 mod rotary;
 mod sample;
