@@ -186,7 +186,7 @@ fn check_shape(options: &EmulatorOptions, code: &Code, launch: &Launch<'_>) -> s
     if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65_535 || gz > 65_535 {
         return Err(format!("a grid of {gx} x {gy} x {gz}; wanted 1..=2147483647 x 1..=65535 x 1..=65535"));
     }
-    let threads = u64::from(bx) * u64::from(by) * u64::from(bz);
+    let threads = [bx, by, bz].iter().fold(1, |n: u64, &size| n.saturating_mul(size.into()));
     if threads == 0 || threads > MAX_THREADS || bz > 64 {
         return Err(format!("blocks of {bx} x {by} x {bz} threads; at most {MAX_THREADS} (64 in z) are possible"));
     }

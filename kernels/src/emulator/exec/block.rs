@@ -5,7 +5,7 @@ use crate::emulator::{
     counters::Counters,
     fault::{Fault, FaultKind, Trouble},
     isa::{BarKind, Inst, Op, Slot, Special},
-    memory::View,
+    memory::{MAX_WRITERS, View},
     warp::{State, Warp},
 };
 
@@ -114,7 +114,9 @@ impl Machine<'_> {
     fn block(&mut self, warps: &mut [Warp], index: u64) -> Result<(), (usize, Box<Trouble>)> {
         let [gx, gy, _] = self.grid.grid.map(u64::from);
         self.cta = [(index % gx) as u32, (index / gx % gy) as u32, (index / gx / gy) as u32];
-        self.view = View { first: self.grid.first_writer, own: self.grid.first_writer + index as u32, fenced: false };
+        // More blocks than there are numbers share some.
+        let own = self.grid.first_writer + (index % u64::from(MAX_WRITERS - 1)) as u32;
+        self.view = View { first: self.grid.first_writer, own, fenced: false };
         self.barriers = std::array::from_fn(|_| Barrier::default());
         let code = self.grid.code;
         self.shared.reset(code.shared_bytes + self.grid.dynamic_shared, warps.len());

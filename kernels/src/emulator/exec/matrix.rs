@@ -56,8 +56,7 @@ impl Machine<'_> {
         for i in 0..4 {
             let half = mma.half_accumulators;
             let row = &w.r[mma.c[if half { i / 2 } else { i }] as usize];
-            for lane in 0..32 {
-                let bits = row[lane];
+            for (lane, &bits) in row.iter().enumerate() {
                 let value = if half { widen_f16(bits >> (16 * (i % 2)) & 0xffff) } else { f32::from_bits(bits) };
                 c[lane / 4 + 8 * (i / 2)][lane % 4 * 2 + i % 2] = f64::from(value);
             }
@@ -127,18 +126,18 @@ fn factors(w: &Warp, mma: &Mma, a: &mut Tile<16>, b: &mut Tile<8>, widen: impl F
     for i in 0..if mma.k == 16 { 4 } else { 2 } {
         let row = &w.r[mma.a[i] as usize];
         let (down, right) = (8 * (i % 2), 8 * (i / 2));
-        for lane in 0..32 {
+        for (lane, &pair) in row.iter().enumerate() {
             let (r, k) = (lane / 4 + down, lane % 4 * 2 + right);
-            a[r][k] = f64::from(widen(row[lane] & 0xffff));
-            a[r][k + 1] = f64::from(widen(row[lane] >> 16));
+            a[r][k] = f64::from(widen(pair & 0xffff));
+            a[r][k + 1] = f64::from(widen(pair >> 16));
         }
     }
     for i in 0..if mma.k == 16 { 2 } else { 1 } {
         let row = &w.r[mma.b[i] as usize];
-        for lane in 0..32 {
+        for (lane, &pair) in row.iter().enumerate() {
             let (k, n) = (lane % 4 * 2 + 8 * i, lane / 4);
-            b[k][n] = f64::from(widen(row[lane] & 0xffff));
-            b[k + 1][n] = f64::from(widen(row[lane] >> 16));
+            b[k][n] = f64::from(widen(pair & 0xffff));
+            b[k + 1][n] = f64::from(widen(pair >> 16));
         }
     }
 }
