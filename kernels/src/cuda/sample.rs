@@ -24,6 +24,14 @@ fn how_words(how: &Sampling, vocab: usize) -> [u32; 6] {
 }
 
 impl CudaBackend {
+    /// Uploads logits as they are, `[rows, vocab]`, for [`CudaBackend::sample_logits`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the length differs; [`Error::OutOfMemory`].
+    pub fn upload_logits(&self, logits: &[f32], rows: usize, vocab: usize) -> Result<CudaTensor> {
+        CudaTensor::upload(self.device(), Storage::F32, logits, rows, vocab)
+    }
+
     /// Chooses one token for each row of `logits: [how.len(), vocab]`, which are `f32`, as [`crate::Backend::sample`] does.
     ///
     /// # Errors

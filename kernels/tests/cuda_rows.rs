@@ -1,0 +1,357 @@
+//! What the row-wise CUDA kernels promise beside their results: a row's bits do not depend on the other rows, NaN and
+//! infinities stay in their row and reach its output, and no more is read and written than the operation needs.
+
+mod device;
+
+use std::sync::Arc;
+
+use device::backend;
+use oc_kernels::{
+    Activation, Backend, Dtype, Error, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, RotarySegment,
+    cuda::{CudaBackend, CudaTensor},
+    emulator::{Emulator, EmulatorOptions},
+    ops::Rng,
+    reference,
+};
+
+const DTYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
+const EPS: f32 = 1e-5;
+
+/// A function of the rows of a matrix.
+struct RowOp {
+    name: &'static str,
+    /// Columns of an input row, for this many of an output row.
+    inputs: fn(usize) -> usize,
+    /// Output rows, one after the other.
+    run: fn(&CudaBackend, &CudaTensor, cols: usize) -> Result<Vec<f32>, Error>,
+    /// What becomes of one row, where it can be said in `f64`.
+    reference: fn(&[f32], cols: usize) -> Vec<f64>,
+}
+
+/// A matrix `[rows, cols]` without contents, so that what is behind its rows was never written.
+fn unwritten(backend: &CudaBackend, rows: usize, cols: usize) -> Result<CudaTensor, Error> {
+    let mut out = backend.tensor(rows, cols)?;
+    backend.set_rows(&mut out, rows)?;
+    Ok(out)
+}
+
+fn rows_of(x: &CudaTensor, backend: &CudaBackend, cols: usize) -> Result<usize, Error> {
+    Ok(backend.download(x)?.len() / cols)
+}
+
+/// Parameters of a layer, the same whatever the rows.
+fn vector(cols: usize, seed: u64) -> Vec<f32> {
+    Rng(seed).vec(cols, 2.0).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect()
+}
+
+const WEIGHT: u64 = 11;
+const BIAS: u64 = 12;
+
+const OPS: [RowOp; 7] = [
+    RowOp {
+        name: "gather_rows",
+        inputs: |cols| cols,
+        run: |backend, x, cols| {
+            let rows = rows_of(x, backend, cols)?;
+            let mut out = unwritten(backend, rows, cols)?;
+            backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut out)?;
+            backend.download(&out)
+        },
+        reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
+    },
+    RowOp {
+        name: "rms_norm",
+        inputs: |cols| cols,
+        run: |backend, x, cols| {
+            let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
+            let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
+            backend.rms_norm(x, &weight, EPS, &mut out)?;
+            backend.download(&out)
+        },
+        reference: |row, cols| reference::rms_norm::rms_norm(row, &vector(cols, WEIGHT), EPS),
+    },
+    RowOp {
+        name: "add_rms_norm",
+        inputs: |cols| cols,
+        run: |backend, x, cols| {
+            let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
+            let rows = rows_of(x, backend, cols)?;
+            // The residual is the row itself: doubling is exact.
+            let mut residual = unwritten(backend, rows, cols)?;
+            backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut residual)?;
+            let mut out = unwritten(backend, rows, cols)?;
+            backend.add_rms_norm(x, &mut residual, &weight, EPS, &mut out)?;
+            backend.download(&out)
+        },
+        reference: |row, cols| {
+            let doubled: Vec<f32> = row.iter().map(|x| 2.0 * x).collect();
+            reference::rms_norm::rms_norm(&doubled, &vector(cols, WEIGHT), EPS)
+        },
+    },
+    RowOp {
+        name: "layer_norm",
+        inputs: |cols| cols,
+        run: |backend, x, cols| {
+            let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
+            let bias = backend.upload(&vector(cols, BIAS), 1, cols)?;
+            let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
+            backend.layer_norm(x, &weight, Some(&bias), EPS, &mut out)?;
+            backend.download(&out)
+        },
+        reference: |row, cols| {
+            reference::layer_norm::layer_norm(row, &vector(cols, WEIGHT), Some(&vector(cols, BIAS)), EPS).0
+        },
+    },
+    RowOp {
+        name: "silu_mul",
+        inputs: |cols| 2 * cols,
+        run: |backend, x, cols| {
+            let mut out = unwritten(backend, rows_of(x, backend, 2 * cols)?, cols)?;
+            backend.silu_mul(x, &mut out)?;
+            backend.download(&out)
+        },
+        reference: |row, _| reference::silu_mul::silu_mul(row),
+    },
+    RowOp {
+        name: "gelu",
+        inputs: |cols| cols,
+        run: |backend, x, cols| run_activation(Activation::Gelu, backend, x, cols),
+        reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Gelu, *x)).collect(),
+    },
+    RowOp {
+        name: "relu",
+        inputs: |cols| cols,
+        run: |backend, x, cols| run_activation(Activation::Relu, backend, x, cols),
+        reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Relu, *x)).collect(),
+    },
+];
+
+fn run_activation(
+    activation: Activation,
+    backend: &CudaBackend,
+    x: &CudaTensor,
+    cols: usize,
+) -> Result<Vec<f32>, Error> {
+    let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
+    backend.activate(activation, x, &mut out)?;
+    backend.download(&out)
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_among_17_and_among_300() {
+    for dtype in DTYPES {
+        let backend = backend(dtype);
+        for op in &OPS {
+            for cols in [1, 7, 8, 37, 64, 300, 576, 2056] {
+                let inputs = (op.inputs)(cols);
+                let host = Rng(cols as u64).stored(&backend, 300 * inputs, 3.0);
+                let run = |rows: std::ops::Range<usize>| {
+                    let part = &host[rows.start * inputs..rows.end * inputs];
+                    let x = backend.upload(part, rows.len(), inputs).unwrap();
+                    (op.run)(&backend, &x, cols).unwrap()
+                };
+                let among_300 = run(0..300);
+                for rows in [100..117, 108..109, 0..1, 299..300] {
+                    let got = run(rows.clone());
+                    let same = bits(&got) == bits(&among_300[rows.start * cols..rows.end * cols]);
+                    assert!(same, "{} in {}, {cols} columns, rows {rows:?}", op.name, dtype.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinities_stay_in_their_row_and_reach_its_output() {
+    const ROWS: usize = 4;
+    for dtype in DTYPES {
+        let backend = backend(dtype);
+        for op in &OPS {
+            for (cols, special) in [5, 64, 300]
+                .into_iter()
+                .flat_map(|cols| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(move |special| (cols, special)))
+            {
+                let inputs = (op.inputs)(cols);
+                let mut host = Rng(7).stored(&backend, ROWS * inputs, 3.0);
+                let run =
+                    |host: &[f32]| (op.run)(&backend, &backend.upload(host, ROWS, inputs).unwrap(), cols).unwrap();
+                let before = run(&host);
+                let at = cols / 2;
+                host[2 * inputs + at] = special;
+                let after = run(&host);
+                let on = format!("{} in {}, {cols} columns, {special} at {at}", op.name, dtype.name());
+                for row in [0, 1, 3] {
+                    let row = row * cols..(row + 1) * cols;
+                    assert_eq!(bits(&after[row.clone()]), bits(&before[row]), "{on}: another row");
+                }
+                let want = (op.reference)(&host[2 * inputs..3 * inputs], cols);
+                let got = &after[2 * cols..3 * cols];
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let (got, storage) = (f64::from(*got), backend.info().storage);
+                    let close =
+                        (got - want).abs() <= 4e-3 * want.abs().max(1.0) + 2.0 * storage.half_ulp() * want.abs();
+                    let same = got.is_nan() && want.is_nan() || got == *want || close;
+                    assert!(same, "{on}: element {i} is {got}, wanted {want}");
+                }
+                assert!(special.is_infinite() || got.iter().any(|x| x.is_nan()), "{on}: the NaN is lost");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_turn_alike_alone_and_in_company() {
+    for dtype in DTYPES {
+        let backend = backend(dtype);
+        for head_dim in [16, 64, 80, 96, 128, 256, 20] {
+            let heads = Heads { num_heads: 3, num_kv_heads: 1, head_dim };
+            let cols = heads.qkv_cols();
+            let host = Rng(head_dim as u64).stored(&backend, 300 * cols, 3.0);
+            let inv_freq: Vec<f32> = (0..head_dim / 2).map(|i| 0.7_f32.powi(i as i32)).collect();
+            let table = [RotarySegment { inv_freq: &inv_freq, factor: 1.0, positions: 0..64 }];
+            let table = backend.rotary_table(&table).unwrap();
+            // Row r: a sequence of its own, whose last token stands at a position around the edges of pages.
+            let position = |row: usize| [0, 15, 16, 17, 31, 32, 63][row % 7];
+            let run = |rows: std::ops::Range<usize>| {
+                let layout = KvLayout { num_layers: 2, num_kv_heads: 1, head_dim, num_pages: 300 };
+                let mut kv = backend.kv_cache(layout).unwrap();
+                let slot = |row: usize| match row % 5 {
+                    4 => NO_SLOT,
+                    _ => (row * PAGE_SIZE) as u32 + position(row) % PAGE_SIZE as u32,
+                };
+                let batch = PagedBatch {
+                    positions: rows.clone().map(position).collect(),
+                    slot_mapping: rows.clone().map(slot).collect(),
+                    cu_seqlens_q: (0..=rows.len() as u32).collect(),
+                    seq_lens: rows.clone().map(|row| position(row) + 1).collect(),
+                    block_table: rows.clone().flat_map(|row| [row as u32; 4]).collect(),
+                    block_table_stride: 4,
+                    ..PagedBatch::default()
+                };
+                let batch = backend.batch(&batch, heads, &kv).unwrap();
+                let part = &host[rows.start * cols..rows.end * cols];
+                let mut qkv = backend.upload(part, rows.len(), cols).unwrap();
+                backend.rotary_store_kv(&mut qkv, &table, &batch, 1, &mut kv).unwrap();
+                backend.download(&qkv).unwrap()
+            };
+            let among_300 = run(0..300);
+            for rows in [100..117, 108..109, 104..105] {
+                let want = &among_300[rows.start * cols..rows.end * cols];
+                assert_eq!(bits(&run(rows.clone())), bits(want), "{}, {head_dim}, rows {rows:?}", dtype.name());
+            }
+        }
+    }
+}
+
+/// What kernel `name`, which `run` launches on the emulator, did.
+fn counted(name: &str, run: impl FnOnce(&CudaBackend)) -> oc_kernels::emulator::Counters {
+    let emulator = Arc::new(Emulator::new(EmulatorOptions::default()));
+    let backend = CudaBackend::new(emulator.clone(), Dtype::Bf16).unwrap();
+    run(&backend);
+    let counters = emulator.counters();
+    counters.get(name).unwrap_or_else(|| panic!("{name} did not run, but {:?}", counters.keys())).clone()
+}
+
+#[test]
+fn kernels_move_no_more_than_their_floor_in_whole_sectors() {
+    // Rows of SmolLM2-135M and InternLM2-7B.
+    for cols in [576, 4096] {
+        const ROWS: usize = 5;
+        // Elements of a row that are read, from memory or again from the caches, and written.
+        let expect = |name: &str, moved: [usize; 2], run: &dyn Fn(&CudaBackend)| {
+            let counters = counted(name, run);
+            let [read, written] = moved.map(|elements| (2 * ROWS * elements) as u64);
+            assert_eq!(counters.global_read_bytes, read, "{name}, {cols} columns: bytes read");
+            assert_eq!(counters.global_written_bytes, written, "{name}, {cols} columns: bytes written");
+            // Every sector that a warp touches is used whole.
+            assert_eq!(counters.global_written_sectors, written / 32, "{name}, {cols} columns: sectors written");
+            assert_eq!((counters.bank_conflicts, counters.local_bytes), (0, 0), "{name}, {cols} columns");
+        };
+        let matrix = |backend: &CudaBackend, cols: usize| backend.upload(&vec![1.0; ROWS * cols], ROWS, cols).unwrap();
+        let vector = |backend: &CudaBackend| backend.upload(&vec![1.0; cols], 1, cols).unwrap();
+        // The row twice (the second time from L1) and the weight.
+        expect("rms_norm_bf16", [3 * cols, cols], &|backend| {
+            let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
+            backend.rms_norm(&x, &weight, EPS, &mut out).unwrap();
+        });
+        expect("add_rms_norm_bf16", [4 * cols, 2 * cols], &|backend| {
+            let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
+            let mut residual = matrix(backend, cols);
+            backend.add_rms_norm(&x, &mut residual, &weight, EPS, &mut out).unwrap();
+        });
+        // The row three times, the weight and the bias.
+        expect("layer_norm_bf16", [5 * cols, cols], &|backend| {
+            let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
+            backend.layer_norm(&x, &weight, Some(&weight), EPS, &mut out).unwrap();
+        });
+        expect("silu_mul_bf16", [2 * cols, cols], &|backend| {
+            let (x, mut out) = (matrix(backend, 2 * cols), matrix(backend, cols));
+            backend.silu_mul(&x, &mut out).unwrap();
+        });
+        for activation in [Activation::Gelu, Activation::Relu] {
+            expect(&format!("{}_bf16", activation.name()), [cols, cols], &|backend| {
+                let (x, mut out) = (matrix(backend, cols), matrix(backend, cols));
+                backend.activate(activation, &x, &mut out).unwrap();
+            });
+        }
+        // Each thread also reads the number of its row, 4 bytes beside 16.
+        expect("gather_rows", [cols + cols / 4, cols], &|backend| {
+            let (x, mut out) = (matrix(backend, cols), matrix(backend, cols));
+            backend.gather_rows(&x, &[4, 0, 0, 3, 1], &mut out).unwrap();
+        });
+    }
+}
+
+#[test]
+fn wrong_operands_are_refused_by_name() {
+    let backend = backend(Dtype::Bf16);
+    let matrix = |rows: usize, cols: usize| backend.upload(&vec![1.0; rows * cols], rows, cols).unwrap();
+    let shape = |result: Result<(), Error>, what: &str| match result {
+        Err(Error::Shape { what: found, .. }) => assert_eq!(found, what),
+        other => panic!("{what}: {other:?}"),
+    };
+    let (x, mut out) = (matrix(3, 8), matrix(3, 8));
+    shape(backend.rms_norm(&x, &matrix(1, 9), EPS, &mut out), "rms_norm: weight");
+    shape(backend.add_rms_norm(&x, &mut matrix(2, 8), &matrix(1, 8), EPS, &mut out), "add_rms_norm: residual");
+    shape(backend.layer_norm(&x, &matrix(1, 8), Some(&matrix(1, 7)), EPS, &mut out), "layer_norm: bias");
+    shape(backend.silu_mul(&x, &mut out), "silu_mul: input");
+    shape(backend.activate(Activation::Relu, &matrix(2, 8), &mut out), "activate: output");
+    match backend.gather_rows(&x, &[0, 3, 1], &mut out) {
+        Err(Error::Index { what: "gather_rows: row", index: 3, len: 3 }) => {}
+        other => panic!("{other:?}"),
+    }
+    let layout = KvLayout { num_layers: 1, num_kv_heads: 1, head_dim: 16, num_pages: 4 };
+    let mut kv = backend.kv_cache(layout).unwrap();
+    match backend.copy_pages(&[(0, 4)], &mut kv) {
+        Err(Error::Index { what: "copy_pages: page", index: 4, len: 4 }) => {}
+        other => panic!("{other:?}"),
+    }
+    shape(backend.copy_pages(&[(0, 1), (1, 2)], &mut kv), "copy_pages");
+    shape(backend.copy_pages(&[(0, 1), (2, 1)], &mut kv), "copy_pages");
+    let (a, b) = ([1.0; 8], [1.0; 7]);
+    let segment = |inv_freq| RotarySegment { inv_freq, factor: 1.0, positions: 0..4 };
+    shape(backend.rotary_table(&[segment(&a), segment(&b)]).map(drop), "rotary_table: segment");
+    let heads = Heads { num_heads: 1, num_kv_heads: 1, head_dim: 16 };
+    let batch = PagedBatch {
+        positions: vec![4],
+        slot_mapping: vec![4],
+        cu_seqlens_q: vec![0, 1],
+        seq_lens: vec![5],
+        block_table: vec![0],
+        block_table_stride: 1,
+        ..PagedBatch::default()
+    };
+    let batch = backend.batch(&batch, heads, &kv).unwrap();
+    let mut qkv = matrix(1, 48);
+    // A matrix of activations of the right shape is no table.
+    shape(backend.rotary_store_kv(&mut qkv, &matrix(5, 16), &batch, 0, &mut kv), "rotary_store_kv: table");
+    let table = backend.rotary_table(&[segment(&a)]).unwrap();
+    match backend.rotary_store_kv(&mut qkv, &table, &batch, 0, &mut kv) {
+        Err(Error::Index { what: "rotary_store_kv: position", index: 4, len: 4 }) => {}
+        other => panic!("{other:?}"),
+    }
+}
