@@ -1,14 +1,16 @@
-//! What the row-wise CUDA kernels promise beside their results: a row's bits do not depend on the other rows, NaN and
-//! infinities stay in their row and reach its output, and no more is read and written than the operation needs.
+//! What the row-wise operations promise beside their results, on every backend: a row's bits do not depend on the other rows,
+//! NaN and infinities stay in their row and reach its output. And of the CUDA kernels that they read and write no more than
+//! they need.
 
 mod device;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use device::backend;
 use oc_kernels::{
     Activation, Backend, Dtype, Error, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, RotarySegment,
-    cuda::{CudaBackend, CudaTensor},
+    cpu::{CpuBackend, CpuOptions, SimdLevel},
+    cuda::CudaBackend,
     emulator::{Emulator, EmulatorOptions},
     ops::Rng,
     reference,
@@ -18,24 +20,24 @@ const DTYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const EPS: f32 = 1e-5;
 
 /// A function of the rows of a matrix.
-struct RowOp {
+struct RowOp<B: Backend> {
     name: &'static str,
     /// Columns of an input row, for this many of an output row.
     inputs: fn(usize) -> usize,
     /// Output rows, one after the other.
-    run: fn(&CudaBackend, &CudaTensor, cols: usize) -> Result<Vec<f32>, Error>,
+    run: fn(&B, &B::Tensor, cols: usize) -> Result<Vec<f32>, Error>,
     /// What becomes of one row, where it can be said in `f64`.
     reference: fn(&[f32], cols: usize) -> Vec<f64>,
 }
 
 /// A matrix `[rows, cols]` without contents, so that what is behind its rows was never written.
-fn unwritten(backend: &CudaBackend, rows: usize, cols: usize) -> Result<CudaTensor, Error> {
+fn unwritten<B: Backend>(backend: &B, rows: usize, cols: usize) -> Result<B::Tensor, Error> {
     let mut out = backend.tensor(rows, cols)?;
     backend.set_rows(&mut out, rows)?;
     Ok(out)
 }
 
-fn rows_of(x: &CudaTensor, backend: &CudaBackend, cols: usize) -> Result<usize, Error> {
+fn rows_of<B: Backend>(x: &B::Tensor, backend: &B, cols: usize) -> Result<usize, Error> {
     Ok(backend.download(x)?.len() / cols)
 }
 
@@ -47,89 +49,91 @@ fn vector(cols: usize, seed: u64) -> Vec<f32> {
 const WEIGHT: u64 = 11;
 const BIAS: u64 = 12;
 
-const OPS: [RowOp; 7] = [
-    RowOp {
-        name: "gather_rows",
-        inputs: |cols| cols,
-        run: |backend, x, cols| {
-            let rows = rows_of(x, backend, cols)?;
-            let mut out = unwritten(backend, rows, cols)?;
-            backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut out)?;
-            backend.download(&out)
+fn row_ops<B: Backend>() -> [RowOp<B>; 7] {
+    [
+        RowOp {
+            name: "gather_rows",
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let rows = rows_of(x, backend, cols)?;
+                let mut out = unwritten(backend, rows, cols)?;
+                backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
         },
-        reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
-    },
-    RowOp {
-        name: "rms_norm",
-        inputs: |cols| cols,
-        run: |backend, x, cols| {
-            let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
-            let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
-            backend.rms_norm(x, &weight, EPS, &mut out)?;
-            backend.download(&out)
+        RowOp {
+            name: "rms_norm",
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
+                let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
+                backend.rms_norm(x, &weight, EPS, &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, cols| reference::rms_norm::rms_norm(row, &vector(cols, WEIGHT), EPS),
         },
-        reference: |row, cols| reference::rms_norm::rms_norm(row, &vector(cols, WEIGHT), EPS),
-    },
-    RowOp {
-        name: "add_rms_norm",
-        inputs: |cols| cols,
-        run: |backend, x, cols| {
-            let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
-            let rows = rows_of(x, backend, cols)?;
-            // The residual is the row itself: doubling is exact.
-            let mut residual = unwritten(backend, rows, cols)?;
-            backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut residual)?;
-            let mut out = unwritten(backend, rows, cols)?;
-            backend.add_rms_norm(x, &mut residual, &weight, EPS, &mut out)?;
-            backend.download(&out)
+        RowOp {
+            name: "add_rms_norm",
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
+                let rows = rows_of(x, backend, cols)?;
+                // The residual is the row itself: doubling is exact.
+                let mut residual = unwritten(backend, rows, cols)?;
+                backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut residual)?;
+                let mut out = unwritten(backend, rows, cols)?;
+                backend.add_rms_norm(x, &mut residual, &weight, EPS, &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, cols| {
+                let doubled: Vec<f32> = row.iter().map(|x| 2.0 * x).collect();
+                reference::rms_norm::rms_norm(&doubled, &vector(cols, WEIGHT), EPS)
+            },
         },
-        reference: |row, cols| {
-            let doubled: Vec<f32> = row.iter().map(|x| 2.0 * x).collect();
-            reference::rms_norm::rms_norm(&doubled, &vector(cols, WEIGHT), EPS)
+        RowOp {
+            name: "layer_norm",
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
+                let bias = backend.upload(&vector(cols, BIAS), 1, cols)?;
+                let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
+                backend.layer_norm(x, &weight, Some(&bias), EPS, &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, cols| {
+                reference::layer_norm::layer_norm(row, &vector(cols, WEIGHT), Some(&vector(cols, BIAS)), EPS).0
+            },
         },
-    },
-    RowOp {
-        name: "layer_norm",
-        inputs: |cols| cols,
-        run: |backend, x, cols| {
-            let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
-            let bias = backend.upload(&vector(cols, BIAS), 1, cols)?;
-            let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
-            backend.layer_norm(x, &weight, Some(&bias), EPS, &mut out)?;
-            backend.download(&out)
+        RowOp {
+            name: "silu_mul",
+            inputs: |cols| 2 * cols,
+            run: |backend, x, cols| {
+                let mut out = unwritten(backend, rows_of(x, backend, 2 * cols)?, cols)?;
+                backend.silu_mul(x, &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, _| reference::silu_mul::silu_mul(row),
         },
-        reference: |row, cols| {
-            reference::layer_norm::layer_norm(row, &vector(cols, WEIGHT), Some(&vector(cols, BIAS)), EPS).0
+        RowOp {
+            name: "gelu",
+            inputs: |cols| cols,
+            run: |backend, x, cols| run_activation(Activation::Gelu, backend, x, cols),
+            reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Gelu, *x)).collect(),
         },
-    },
-    RowOp {
-        name: "silu_mul",
-        inputs: |cols| 2 * cols,
-        run: |backend, x, cols| {
-            let mut out = unwritten(backend, rows_of(x, backend, 2 * cols)?, cols)?;
-            backend.silu_mul(x, &mut out)?;
-            backend.download(&out)
+        RowOp {
+            name: "relu",
+            inputs: |cols| cols,
+            run: |backend, x, cols| run_activation(Activation::Relu, backend, x, cols),
+            reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Relu, *x)).collect(),
         },
-        reference: |row, _| reference::silu_mul::silu_mul(row),
-    },
-    RowOp {
-        name: "gelu",
-        inputs: |cols| cols,
-        run: |backend, x, cols| run_activation(Activation::Gelu, backend, x, cols),
-        reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Gelu, *x)).collect(),
-    },
-    RowOp {
-        name: "relu",
-        inputs: |cols| cols,
-        run: |backend, x, cols| run_activation(Activation::Relu, backend, x, cols),
-        reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Relu, *x)).collect(),
-    },
-];
+    ]
+}
 
-fn run_activation(
+fn run_activation<B: Backend>(
     activation: Activation,
-    backend: &CudaBackend,
-    x: &CudaTensor,
+    backend: &B,
+    x: &B::Tensor,
     cols: usize,
 ) -> Result<Vec<f32>, Error> {
     let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
@@ -141,66 +145,80 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-#[test]
-fn a_row_has_the_same_bits_alone_among_17_and_among_300() {
-    for dtype in DTYPES {
-        let backend = backend(dtype);
-        for op in &OPS {
-            for cols in [1, 7, 8, 37, 64, 300, 576, 2056] {
-                let inputs = (op.inputs)(cols);
-                let host = Rng(cols as u64).stored(&backend, 300 * inputs, 3.0);
-                let run = |rows: std::ops::Range<usize>| {
-                    let part = &host[rows.start * inputs..rows.end * inputs];
-                    let x = backend.upload(part, rows.len(), inputs).unwrap();
-                    (op.run)(&backend, &x, cols).unwrap()
-                };
-                let among_300 = run(0..300);
-                for rows in [100..117, 108..109, 0..1, 299..300] {
-                    let got = run(rows.clone());
-                    let same = bits(&got) == bits(&among_300[rows.start * cols..rows.end * cols]);
-                    assert!(same, "{} in {}, {cols} columns, rows {rows:?}", op.name, dtype.name());
-                }
+fn cpu(level: SimdLevel) -> CpuBackend {
+    CpuBackend::new(CpuOptions { threads: 2, dtype: Dtype::F32, level: Some(level) }).unwrap()
+}
+
+fn cpu_levels() -> impl Iterator<Item = SimdLevel> {
+    SimdLevel::ALL.into_iter().filter(|level| level.is_supported())
+}
+
+fn check_company<B: Backend>(backend: &B) {
+    let info = backend.info();
+    for op in &row_ops::<B>() {
+        for cols in [1, 7, 8, 37, 64, 300, 576, 2056] {
+            let inputs = (op.inputs)(cols);
+            let host = Rng(cols as u64).stored(backend, 300 * inputs, 3.0);
+            let run = |rows: Range<usize>| {
+                let part = &host[rows.start * inputs..rows.end * inputs];
+                let x = backend.upload(part, rows.len(), inputs).unwrap();
+                (op.run)(backend, &x, cols).unwrap()
+            };
+            let among_300 = run(0..300);
+            for rows in [100..117, 108..109, 0..1, 299..300] {
+                let got = run(rows.clone());
+                let same = bits(&got) == bits(&among_300[rows.start * cols..rows.end * cols]);
+                assert!(same, "{} on {} in {}, {cols} columns, rows {rows:?}", op.name, info.kind, info.dtype.name());
             }
         }
     }
 }
 
 #[test]
-fn nan_and_infinities_stay_in_their_row_and_reach_its_output() {
+fn a_row_has_the_same_bits_alone_among_17_and_among_300() {
+    DTYPES.into_iter().for_each(|dtype| check_company(&backend(dtype)));
+    cpu_levels().for_each(|level| check_company(&cpu(level)));
+}
+
+fn check_specials<B: Backend>(backend: &B) {
     const ROWS: usize = 4;
-    for dtype in DTYPES {
-        let backend = backend(dtype);
-        for op in &OPS {
-            for (cols, special) in [5, 64, 300]
-                .into_iter()
-                .flat_map(|cols| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(move |special| (cols, special)))
-            {
-                let inputs = (op.inputs)(cols);
-                let mut host = Rng(7).stored(&backend, ROWS * inputs, 3.0);
-                let run =
-                    |host: &[f32]| (op.run)(&backend, &backend.upload(host, ROWS, inputs).unwrap(), cols).unwrap();
-                let before = run(&host);
-                let at = cols / 2;
-                host[2 * inputs + at] = special;
-                let after = run(&host);
-                let on = format!("{} in {}, {cols} columns, {special} at {at}", op.name, dtype.name());
-                for row in [0, 1, 3] {
-                    let row = row * cols..(row + 1) * cols;
-                    assert_eq!(bits(&after[row.clone()]), bits(&before[row]), "{on}: another row");
-                }
-                let want = (op.reference)(&host[2 * inputs..3 * inputs], cols);
-                let got = &after[2 * cols..3 * cols];
-                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                    let (got, storage) = (f64::from(*got), backend.info().storage);
-                    let close =
-                        (got - want).abs() <= 4e-3 * want.abs().max(1.0) + 2.0 * storage.half_ulp() * want.abs();
-                    let same = got.is_nan() && want.is_nan() || got == *want || close;
-                    assert!(same, "{on}: element {i} is {got}, wanted {want}");
-                }
-                assert!(special.is_infinite() || got.iter().any(|x| x.is_nan()), "{on}: the NaN is lost");
+    let info = backend.info();
+    for op in &row_ops::<B>() {
+        for (cols, special) in [5, 64, 300]
+            .into_iter()
+            .flat_map(|cols| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(move |special| (cols, special)))
+        {
+            let inputs = (op.inputs)(cols);
+            let mut host = Rng(7).stored(backend, ROWS * inputs, 3.0);
+            let run = |host: &[f32]| (op.run)(backend, &backend.upload(host, ROWS, inputs).unwrap(), cols).unwrap();
+            let before = run(&host);
+            let at = cols / 2;
+            host[2 * inputs + at] = special;
+            let after = run(&host);
+            let on =
+                format!("{} on {} in {}, {cols} columns, {special} at {at}", op.name, info.kind, info.dtype.name());
+            for row in [0, 1, 3] {
+                let row = row * cols..(row + 1) * cols;
+                assert_eq!(bits(&after[row.clone()]), bits(&before[row]), "{on}: another row");
             }
+            let want = (op.reference)(&host[2 * inputs..3 * inputs], cols);
+            let got = &after[2 * cols..3 * cols];
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let got = f64::from(*got);
+                let close =
+                    (got - want).abs() <= 4e-3 * want.abs().max(1.0) + 2.0 * info.storage.half_ulp() * want.abs();
+                let same = got.is_nan() && want.is_nan() || got == *want || close;
+                assert!(same, "{on}: element {i} is {got}, wanted {want}");
+            }
+            assert!(special.is_infinite() || got.iter().any(|x| x.is_nan()), "{on}: the NaN is lost");
         }
     }
+}
+
+#[test]
+fn nan_and_infinities_stay_in_their_row_and_reach_its_output() {
+    DTYPES.into_iter().for_each(|dtype| check_specials(&backend(dtype)));
+    cpu_levels().for_each(|level| check_specials(&cpu(level)));
 }
 
 #[test]
@@ -216,7 +234,7 @@ fn rows_turn_alike_alone_and_in_company() {
             let table = backend.rotary_table(&table).unwrap();
             // Row r: a sequence of its own, whose last token stands at a position around the edges of pages.
             let position = |row: usize| [0, 15, 16, 17, 31, 32, 63][row % 7];
-            let run = |rows: std::ops::Range<usize>| {
+            let run = |rows: Range<usize>| {
                 let layout = KvLayout { num_layers: 2, num_kv_heads: 1, head_dim, num_pages: 300 };
                 let mut kv = backend.kv_cache(layout).unwrap();
                 let slot = |row: usize| match row % 5 {
@@ -304,6 +322,48 @@ fn kernels_move_no_more_than_their_floor_in_whole_sectors() {
             backend.gather_rows(&x, &[4, 0, 0, 3, 1], &mut out).unwrap();
         });
     }
+}
+
+#[test]
+fn keys_and_values_move_once_in_whole_sectors() {
+    // InternLM2-7B.
+    let heads = Heads { num_heads: 32, num_kv_heads: 8, head_dim: 128 };
+    let (cols, rows) = (heads.qkv_cols(), 2 * PAGE_SIZE);
+    let layout = KvLayout { num_layers: 3, num_kv_heads: 8, head_dim: 128, num_pages: 4 };
+    let run = |backend: &CudaBackend| {
+        let mut kv = backend.kv_cache(layout).unwrap();
+        let batch = PagedBatch {
+            positions: (0..rows as u32).collect(),
+            slot_mapping: (PAGE_SIZE as u32..3 * PAGE_SIZE as u32).collect(),
+            cu_seqlens_q: vec![0, rows as u32],
+            seq_lens: vec![rows as u32],
+            block_table: vec![1, 2],
+            block_table_stride: 2,
+            ..PagedBatch::default()
+        };
+        let table = [RotarySegment { inv_freq: &[0.1; 64], factor: 1.0, positions: 0..rows as u32 }];
+        let (table, batch) = (backend.rotary_table(&table).unwrap(), backend.batch(&batch, heads, &kv).unwrap());
+        for layer in 0..3 {
+            let mut qkv = backend.upload(&vec![1.0; rows * cols], rows, cols).unwrap();
+            backend.rotary_store_kv(&mut qkv, &table, &batch, layer, &mut kv).unwrap();
+        }
+        backend.copy_pages(&[(2, 0), (1, 3)], &mut kv).unwrap();
+    };
+    let counters = counted("rotary_store_kv_bf16", run);
+    let (q, k) = (3 * rows * heads.q_cols(), 3 * rows * 8 * 128);
+    // Queries and keys in place, keys and values into the cache.
+    assert_eq!(counters.global_written_bytes, (2 * (q + 3 * k)) as u64);
+    assert_eq!(counters.global_written_sectors, (2 * (q + 3 * k) / 32) as u64);
+    // From memory q, k and v; from the caches, for 16 elements: 16 angles in f32 and a row number; a slot for k and v.
+    let angles = (q + k) / 16 * 68 + 2 * k / 16 * 4;
+    assert_eq!(counters.global_read_bytes, (2 * (q + 2 * k) + angles) as u64);
+    assert_eq!((counters.bank_conflicts, counters.local_bytes), (0, 0));
+
+    let counters = counted("copy_pages", run);
+    let bytes = (2 * 3 * 2 * PAGE_SIZE * 8 * 128 * 2) as u64;
+    assert_eq!((counters.global_written_bytes, counters.global_written_sectors), (bytes, bytes / 32));
+    // And two page numbers for each 16 bytes.
+    assert_eq!(counters.global_read_bytes, bytes + bytes / 16 * 8);
 }
 
 #[test]
