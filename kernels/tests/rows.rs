@@ -19,13 +19,15 @@ use oc_kernels::{
 const DTYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const EPS: f32 = 1e-5;
 
+/// From the inputs to the output rows, one after the other; `cols` of each.
+type Run<B> = fn(&B, x: &<B as Backend>::Tensor, cols: usize) -> Result<Vec<f32>, Error>;
+
 /// A function of the rows of a matrix.
 struct RowOp<B: Backend> {
     name: &'static str,
     /// Columns of an input row, for this many of an output row.
     inputs: fn(usize) -> usize,
-    /// Output rows, one after the other.
-    run: fn(&B, &B::Tensor, cols: usize) -> Result<Vec<f32>, Error>,
+    run: Run<B>,
     /// What becomes of one row, where it can be said in `f64`.
     reference: fn(&[f32], cols: usize) -> Vec<f64>,
 }

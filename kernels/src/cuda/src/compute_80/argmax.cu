@@ -4,13 +4,13 @@
 // Shape: one block of 1024 threads a row, 16 bytes a thread and step; keys carry their ids, so that one reduction finds the
 // first of several maxima.
 //
-// budget: registers 64, shared 256
+// budget: registers 64, shared 768
 // sass: LDG.E.128
 #include "vocab.cuh"
 
 // `logits: [gridDim.x, vocab]`, rows `stride` apart, a multiple of 4; `out: [gridDim.x]`.
 extern "C" __global__ void __launch_bounds__(THREADS) argmax(const float *logits, Chosen *out, u32 vocab, u32 stride) {
-    __shared__ u64 scratch[WARPS];
+    __shared__ Scratch scratch;
     const float *const row = logits + u64(blockIdx.x) * stride;
     const u64 best = first_maximum(row, vocab, scratch);
     const u32 key = u32(best >> 32);

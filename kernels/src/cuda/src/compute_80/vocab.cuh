@@ -27,6 +27,8 @@ __device__ __forceinline__ u64 weight_of(float logit, float max, float scale) {
 // Calls `f(logit, id)` for the whole row, 16 bytes a thread and step. Rows start on 16 bytes.
 template <class F> __device__ __forceinline__ void each_logit(const float *logits, u32 vocab, F f) {
     const u32 whole = vocab / 4 * 4;
+    // Several loads on their way at once: the row comes from L2.
+#pragma unroll 4
     for (u32 id = threadIdx.x * 4; id < whole; id += THREADS * 4) {
         const float4 v = *reinterpret_cast<const float4 *>(logits + id);
         f(v.x, id), f(v.y, id + 1), f(v.z, id + 2), f(v.w, id + 3);
@@ -48,14 +50,22 @@ template <class Join> __device__ __forceinline__ u64 warp_reduce(u64 x) {
     return x;
 }
 
-// Over the block, in every thread. `scratch` may be used again at once.
-template <class Join> __device__ __forceinline__ u64 block_reduce(u64 x, u64 (&scratch)[WARPS]) {
-    x = warp_reduce<Join>(x);
-    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
+// Most values that a block joins at once.
+constexpr u32 JOINED = 3;
+using Scratch = u64[JOINED][WARPS];
+
+// `N` values over the block, in every thread. `scratch` may be used again at once.
+template <class Join, u32 N> __device__ __forceinline__ void block_reduce(u64 (&x)[N], Scratch &scratch) {
+    static_assert(N <= JOINED, "no room");
+#pragma unroll
+    for (u32 i = 0; i < N; i++) {
+        x[i] = warp_reduce<Join>(x[i]);
+        if (threadIdx.x % WARP == 0) scratch[i][threadIdx.x / WARP] = x[i];
+    }
     __syncthreads();
-    x = warp_reduce<Join>(scratch[threadIdx.x % WARP]);
+#pragma unroll
+    for (u32 i = 0; i < N; i++) x[i] = warp_reduce<Join>(scratch[i][threadIdx.x % WARP]);
     __syncthreads();
-    return x;
 }
 
 // What the host needs of a row: the token, its logit less the largest, and the sum of all `weight_of` at temperature 1.
@@ -67,18 +77,22 @@ struct Chosen {
 };
 
 // The first maximum: its key above the complement of its id.
-__device__ __forceinline__ u64 first_maximum(const float *logits, u32 vocab, u64 (&scratch)[WARPS]) {
-    u64 best = 0;
-    each_logit(logits, vocab, [&](float logit, u32 id) { best = Max::join(best, u64(key_of(logit)) << 32 | u32(~id)); });
-    return block_reduce<Max>(best, scratch);
+__device__ __forceinline__ u64 first_maximum(const float *logits, u32 vocab, Scratch &scratch) {
+    u64 best[1] = {0};
+    each_logit(logits, vocab, [&](float logit, u32 id) {
+        best[0] = Max::join(best[0], u64(key_of(logit)) << 32 | u32(~id));
+    });
+    block_reduce<Max>(best, scratch);
+    return best[0];
 }
 
 // Whether the largest of a row is a number that others can be compared with.
 __device__ __forceinline__ bool is_finite(u32 key) { return key > KEY_MINUS_INFINITY && key < KEY_INFINITY; }
 
 // The sum of `weight_of` over the row at temperature 1.
-__device__ __forceinline__ u64 sum_of_weights(const float *logits, u32 vocab, float max, u64 (&scratch)[WARPS]) {
-    u64 sum = 0;
-    each_logit(logits, vocab, [&](float logit, u32) { sum += weight_of(logit, max, LOG2_E); });
-    return block_reduce<Sum>(sum, scratch);
+__device__ __forceinline__ u64 sum_of_weights(const float *logits, u32 vocab, float max, Scratch &scratch) {
+    u64 sum[1] = {0};
+    each_logit(logits, vocab, [&](float logit, u32) { sum[0] += weight_of(logit, max, LOG2_E); });
+    block_reduce<Sum>(sum, scratch);
+    return sum[0];
 }
