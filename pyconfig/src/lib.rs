@@ -87,7 +87,7 @@ impl Evaluated {
 }
 
 /// Stack of the thread that evaluates: more than [`interp::MAX_DEPTH`] levels need in any build.
-const STACK: usize = 512 << 20;
+const STACK: usize = 256 << 20;
 
 /// Evaluates `source`, called `name` in messages, on a thread of its own.
 ///
