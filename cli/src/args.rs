@@ -293,6 +293,10 @@ pub struct EvalArgs {
     /// Where the weights of --models and of a configuration are looked for, by the name they have on the hub
     #[arg(long, value_name = "DIR", default_value = "models", help_heading = "Model")]
     pub models_dir: PathBuf,
+    /// Where --models and --datasets look for configurations of your own before those that are built in: DIR/models and
+    /// DIR/datasets, as in OpenCompass
+    #[arg(long, value_name = "DIR", default_value = "configs", help_heading = "Questions")]
+    pub config_dir: PathBuf,
     /// Which questions.
     #[command(flatten)]
     pub questions: QuestionArgs,

@@ -7,7 +7,7 @@ use crate::{
     kwargs,
 };
 use oc_engine::{Device, Dtype, EngineOptions};
-use oc_eval::{EvalConfig, ModelConfig, Resume, model_abbr, models, names};
+use oc_eval::{EvalConfig, ModelConfig, Resume, datasets, model_abbr, models, names};
 use std::path::{Path, PathBuf};
 
 /// A model and how to load it.
@@ -88,10 +88,25 @@ pub fn job(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result
             notes.append(&mut configuration.notes);
             configuration.models.clone()
         }
-        None => args.models.iter().map(|name| shortcut(name)).collect::<Result<_>>()?,
+        None => {
+            let mut entries = Vec::new();
+            for name in &args.models {
+                entries.extend(match config::named_models(&args.config_dir, name)? {
+                    Some(own) => own,
+                    None => vec![shortcut(name)?],
+                });
+            }
+            entries
+        }
     };
+    if configuration.is_none() {
+        configuration = own_datasets(args)?;
+    }
     if entries.is_empty() {
-        let evaluation = by_flags(args, &env, notes)?;
+        let mut evaluation = by_flags(args, &env, notes)?;
+        if let Some(configuration) = &configuration {
+            configured(&mut evaluation.config, configuration, args);
+        }
         return Ok(Job { evaluations: vec![evaluation], configuration });
     }
     note_overridden(args, notes);
@@ -105,23 +120,49 @@ pub fn job(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result
         evaluations.push(evaluation);
     }
     if let Some(configuration) = &configuration {
-        for Evaluation { config, .. } in &mut evaluations {
-            config.datasets.clear();
-            config.dataset_configs = configuration.datasets.iter().map(|entry| entry.dict.clone()).collect();
-            if let (None, Some(dir)) = (&args.run.work_dir, &configuration.work_dir) {
-                config.work_dir.clone_from(dir);
-            }
-            let questions = &configuration.questions;
-            if args.questions.data_dir.is_none() && questions.data_dir.is_some() {
-                config.data_dir.clone_from(&questions.data_dir);
-            }
-            if config.subjects.is_empty() {
-                config.subjects.clone_from(&questions.subjects);
-            }
-            config.limit = config.limit.or(questions.limit);
-        }
+        evaluations.iter_mut().for_each(|evaluation| configured(&mut evaluation.config, configuration, args));
     }
     Ok(Job { evaluations, configuration })
+}
+
+/// Sets what a configuration says beside its models; flags win.
+fn configured(config: &mut EvalConfig, configuration: &Configuration, args: &EvalArgs) {
+    config.datasets.clear();
+    config.dataset_configs = configuration.datasets.iter().map(|entry| entry.dict.clone()).collect();
+    if let (None, Some(dir)) = (&args.run.work_dir, &configuration.work_dir) {
+        config.work_dir.clone_from(dir);
+    }
+    let questions = &configuration.questions;
+    if args.questions.data_dir.is_none() && questions.data_dir.is_some() {
+        config.data_dir.clone_from(&questions.data_dir);
+    }
+    if config.subjects.is_empty() {
+        config.subjects.clone_from(&questions.subjects);
+    }
+    config.limit = config.limit.or(questions.limit);
+}
+
+/// The datasets of `--datasets`, where one of them is a configuration of the user's.
+fn own_datasets(args: &EvalArgs) -> Result<Option<Configuration>> {
+    let names = &args.questions.datasets;
+    let own = names.iter().map(|name| config::named_datasets(&args.config_dir, name)).collect::<Result<Vec<_>>>()?;
+    if own.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let mut entries = Vec::new();
+    for (name, own) in names.iter().zip(own) {
+        match (own, datasets::find(name)) {
+            (Some(own), _) => entries.extend(own),
+            (None, Some((_, dataset))) => {
+                entries.extend(dataset.configs().into_iter().map(|dict| Entry { dict, place: name.clone() }));
+            }
+            (None, None) => {
+                let message = format!("unknown dataset `{name}`");
+                return Err(Error::input(message, "`oc-cli list-configs` lists what is built in"));
+            }
+        }
+    }
+    Ok(Some(Configuration { datasets: entries, ..Configuration::default() }))
 }
 
 /// The registered model of this name.

@@ -15,7 +15,6 @@ const NOT_SUPPORTED: &[(&[&str], &str, &str)] = &[
     ),
     (&["-a", "--accelerator"], "other inference engines", "oc-cli is its own inference engine; leave it out"),
     (&["--summarizer"], "other summarizers", "group averages are always printed below the table; leave it out"),
-    (&["--config-dir"], "folders of named configurations", "give the configuration file itself"),
     (&["--config-verbose"], "printed configurations", "the run folder holds the whole configuration"),
     (&["--peft-path", "--peft-kwargs"], "adapters", "merge the adapter into the weights first, and give that folder"),
     (
@@ -91,7 +90,6 @@ mod tests {
         assert_eq!(text.lines().next(), Some("--slurm: cluster runners are not supported"));
         assert!(message("oc-cli eval --datasets d -a vllm").starts_with("-a: other inference engines"));
         assert!(message("oc-cli eval --datasets d -sp x").contains("result stations"));
-        assert!(message("oc-cli eval --datasets d --config-dir x").contains("give the configuration file itself"));
         assert!(message("oc-cli eval --datasets d --peft-path=x").starts_with("--peft-path: adapters"));
     }
 

@@ -106,7 +106,7 @@ fn flags_of_opencompass_without_a_meaning_here_are_named() {
     ] {
         refuses(cli.run(&format!("eval --datasets ceval_gen {flags}")), message, "");
     }
-    refuses(cli.run("eval --datasets ceval_gen --config-dir x"), "--config-dir", "the configuration file itself");
+    refuses(cli.run("eval --datasets ceval_gen --config-verbose"), "--config-verbose", "the run folder holds");
 }
 
 #[test]

@@ -142,6 +142,35 @@ fn the_users_own_files_come_before_what_is_built_in() {
 }
 
 #[test]
+fn names_are_looked_for_in_the_users_folder_first() {
+    let cli = Cli::new();
+    cli.with_weights("facebook/opt-125m");
+    let mine = "from ..opt.hf_opt_125m import opt125m\nmodels = [dict(opt125m, abbr='mine', max_out_len=4)]\n";
+    cli.write("configs/models/own/my_model.py", mine);
+    let first = "from ...base.ceval_demo_gen import ceval_demo_datasets as _all\n\
+                 first_datasets = [d for d in _all if d['name'] == 'law']\nother = [d for d in _all if d['name'] == 'logic']\n";
+    cli.write("configs/datasets/deep/er/my_gen.py", first);
+    let counted = |line: &str| {
+        let output = cli.run(&format!("eval {line} --dry-run")).assert().code(0).get_output().clone();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(counted("--models my_model --datasets my_gen").starts_with("1 subsets, 10 questions"));
+    assert!(counted("--models my_model --datasets my_gen/other").starts_with("1 subsets, 10 questions"));
+    let both = cli.refusal("eval --models my_model --datasets my_gen ceval_demo_gen");
+    assert!(both.starts_with("two datasets have a subset ceval_demo-law"), "{both}");
+    cli.write(
+        "elsewhere/models/hf_opt_125m.py",
+        "models = [dict(type='HuggingFaceBaseModel', path='x', max_out_len=1)]\n",
+    );
+    let error = cli.refusal("eval --models hf_opt_125m --datasets ceval_demo_gen --config-dir elsewhere");
+    assert!(error.starts_with("elsewhere/models/hf_opt_125m.py:1: the weights of HuggingFaceBaseModel_x"), "{error}");
+    let error = cli.refusal("eval --models my_model --datasets my_gen/absent");
+    assert!(error.contains("my_gen.py has no variable that ends in `absent`"), "{error}");
+    let error = cli.refusal("eval --models my_model --datasets my_gen no_such");
+    assert!(error.starts_with("unknown dataset `no_such`"), "{error}");
+}
+
+#[test]
 fn flags_that_the_file_decides_are_named() {
     let cli = Cli::with("eval.py", DEMO);
     let output = cli.run("eval eval.py --datasets ceval_gen --max-out-len 3").assert().code(2).get_output().clone();

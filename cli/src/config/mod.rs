@@ -10,6 +10,7 @@ mod toml;
 mod opencompass_tests;
 
 pub use model::{Place as ModelFolders, settings};
+pub use python::{named_datasets, named_models};
 
 use crate::diagnostics::{Error, Result};
 use serde_json::Value;

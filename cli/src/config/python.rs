@@ -5,7 +5,7 @@ use crate::diagnostics::{Error, Result};
 use oc_eval::{datasets, integer_key, models::Class, names};
 use oc_pyconfig::{Dict, Evaluated, Limits, Value};
 use serde_json::{Map, Number, Value as Json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Variables that ask for something that does not exist here.
 const REFUSED: [(&str, &str); 3] = [
@@ -17,12 +17,64 @@ const REFUSED: [(&str, &str); 3] = [
 /// Summarizers whose keys are understood.
 const SUMMARIZERS: [&str; 1] = ["DefaultSummarizer"];
 
+fn evaluate(path: &Path) -> Result<Evaluated> {
+    let source = read_source(path)?;
+    let evaluated = oc_pyconfig::evaluate(&path.to_string_lossy(), &source, &Imports, Limits::default());
+    evaluated.map_err(|error| Error::Input(error.to_string()))
+}
+
+/// The models of the user's configuration of this name below `folder`, if there is one.
+///
+/// # Errors
+/// As for a configuration file.
+pub fn named_models(folder: &Path, name: &str) -> Result<Option<Vec<Entry>>> {
+    let Some(path) = named(&[folder.join("models")], name) else { return Ok(None) };
+    entries(&evaluate(&path)?, &path.to_string_lossy(), "models", &Class::ALL.map(Class::name)).map(Some)
+}
+
+/// The datasets of the user's configuration of this name below `folder`, if there is one: all lists whose names end in
+/// `_datasets`, or in what follows a `/` of the name.
+///
+/// # Errors
+/// As for a configuration file.
+pub fn named_datasets(folder: &Path, name: &str) -> Result<Option<Vec<Entry>>> {
+    let (name, ending) = name.split_once('/').unwrap_or((name, "_datasets"));
+    let folders = ["datasets", "dataset_collections"].map(|kind| folder.join(kind));
+    let Some(path) = named(&folders, name) else { return Ok(None) };
+    let evaluated = evaluate(&path)?;
+    let mut found = Vec::new();
+    for (variable, _) in evaluated.variables.iter().filter(|(variable, _)| variable.ends_with(ending)) {
+        found.extend(entries(&evaluated, &path.to_string_lossy(), variable, &datasets::types())?);
+    }
+    if found.is_empty() {
+        let message = format!("{} has no variable that ends in `{ending}`", path.display());
+        return Err(Error::input(message, "name_datasets = [dict(type=…, …)]"));
+    }
+    Ok(Some(found))
+}
+
+/// The file `name.py` in one of the folders or below; of several the first.
+fn named(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
+    let file = format!("{name}.py");
+    let mut open: Vec<PathBuf> = folders.iter().rev().cloned().collect();
+    while let Some(folder) = open.pop() {
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|e| e.path()).collect();
+        paths.sort();
+        let found = paths.iter().find(|path| path.is_file() && path.file_name().is_some_and(|name| *name == *file));
+        if let Some(found) = found {
+            return Some(found.clone());
+        }
+        // Links are not followed, so that this ends.
+        open.extend(paths.into_iter().rev().filter(|path| path.is_dir() && !path.is_symlink()));
+    }
+    None
+}
+
 /// Reads a `.py` file.
 pub(super) fn read(path: &Path) -> Result<Configuration> {
-    let source = read_source(path)?;
     let name = path.to_string_lossy();
-    let evaluated = oc_pyconfig::evaluate(&name, &source, &Imports, Limits::default());
-    let evaluated = evaluated.map_err(|error| Error::Input(error.to_string()))?;
+    let evaluated = evaluate(path)?;
     for (variable, hint) in REFUSED {
         if evaluated.get(variable).is_some() {
             return Err(Error::input(format!("{name}: `{variable}` is not supported"), hint));
