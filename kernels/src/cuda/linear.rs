@@ -62,6 +62,16 @@ impl CudaBackend {
         self.gemm((x.ptr(), x.rows, x.stride()), w, None, Store::SiluMul, out)
     }
 
+    /// Room for `f32` products of `rows` rows with a weight of `cols` rows.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn logits(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
+        let mut out = CudaTensor::new(self.device(), Storage::F32, rows, cols)?;
+        out.set_rows(rows)?;
+        Ok(out)
+    }
+
     /// `f32` products of `rows` rows of `x` from `first` on with `w`. `out: [rows, w.rows()]`, `f32`.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use super::{
     device::{Arg, DeviceBuffer, Launch},
     modules,
 };
-use crate::{Error, Result, Sampled, Sampling, Storage, TokenLogProb};
+use crate::{Error, Result, Sampled, Sampling, TokenLogProb};
 
 /// Columns of one record; `GROUP` of `log_prob.cu`.
 const GROUP: usize = 128;
@@ -85,8 +85,7 @@ impl CudaBackend {
                         out.push(Sampled { token: stats.argmax, logprob: stats.log_prob(stats.max) });
                     }
                 } else {
-                    let mut logits = CudaTensor::new(self.device(), Storage::F32, how.len(), head.rows())?;
-                    logits.set_rows(how.len())?;
+                    let mut logits = self.logits(how.len(), head.rows())?;
                     self.launch_logits(hidden, first, how.len(), head, &mut logits)?;
                     let in_whole = |e| match e {
                         Error::NotFinite { what, row } => Error::NotFinite { what, row: first + row },
