@@ -143,8 +143,8 @@ impl CudaBackend {
         let pool = [keys, values, work.tables.ptr()].map(Arg::Ptr);
 
         let rows = work.kernels.rows;
-        // Behind the stages, the prompt kernel notes how many keys each row sees.
-        let shared_bytes = work.kernels.shared_bytes(rows) + rows as u32 * 4;
+        // Behind the stages, the prompt kernel notes how many keys each row and each of four warps sees.
+        let shared_bytes = work.kernels.shared_bytes(rows) + rows as u32 * 4 + 4 * 8;
         for (first, items) in grids(work.plan.prompt.len()) {
             let pointers = [qkv.ptr(), out.ptr()].map(Arg::Ptr);
             let tail = [Arg::U32(out.stride() as u32), scale_log2];

@@ -83,15 +83,16 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
 
     // Brings one block of keys and values. A warp loads a page, one run of memory, or a part of it.
     static __device__ __forceinline__ void load_block(u32 stage, const Pool &pool, u32 page, u32 num_kv_heads, u32 kv_head,
-                                                      u32 block, u32 end) {
+                                                      u32 first_key, u32 end) {
         constexpr u32 PART = PAGE * PAGES / WARPS;  // keys a warp loads
+        const u32 lane = Attention::lane();
         const u32 first = warp() * PART;
-        const u64 from = ((u64(page) * num_kv_heads + kv_head) * PAGE + first % PAGE) * D + lane() * CHUNK;
+        const u64 from = ((u64(page) * num_kv_heads + kv_head) * PAGE + first % PAGE) * D + lane * CHUNK;
         const u16 *const keys = pool.keys + from, *const values = pool.values + from;
 #pragma unroll
         for (u32 i = 0; i < PART * CHUNKS / WARP; i++) {
-            const u32 at = lane() + i * WARP, key = first + at / CHUNKS;
-            const u32 to = stage + place(key, at % CHUNKS), bytes = block * BLOCK + key < end ? 16 : 0;
+            const u32 at = lane + i * WARP, key = first + at / CHUNKS;
+            const u32 to = stage + place(key, at % CHUNKS), bytes = first_key + key < end ? 16 : 0;
             cp_async(to, keys + i * WARP * CHUNK, bytes);
             cp_async(to + BLOCK_BYTES, values + i * WARP * CHUNK, bytes);
         }
@@ -109,21 +110,19 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
         }
     }
 
-    // One block of keys: `queries` and `stage` are where this block's rows and the keys lie in shared memory, and
-    // `visible(row)` how many keys a row of this block sees.
+    // One block of keys: `queries` and `stage` are where this block's rows and the keys lie in shared memory.
     template <class Visible>
-    __device__ __forceinline__ void step(u32 queries, u32 stage, u32 first_key, bool masked, Visible visible,
-                                         float scale_log2) {
+    __device__ __forceinline__ void step(u32 queries, u32 stage, u32 first_key, Visible visible, float scale_log2) {
         float scores[TILES][BLOCK / 8][4];
         multiply_keys(queries, stage, scores);
-        if (masked) mask(first_key, visible, scores);
+        if (first_key + BLOCK > visible.fewest()) mask(first_key, visible, scores);
         soften(scale_log2, scores);
         multiply_values(stage + BLOCK_BYTES, scores);
     }
 
     // scores = queries · keysᵀ, sums over the head in ascending order.
     __device__ __forceinline__ void multiply_keys(u32 queries, u32 keys, float (&scores)[TILES][BLOCK / 8][4]) {
-        const u32 r = lane() % 8, matrix = lane() / 8;
+        const u32 lane = Attention::lane(), r = lane % 8, matrix = lane / 8;
         queries += place(first_row() + matrix % 2 * 8 + r, matrix / 2);
         keys += place(matrix / 2 * 8 + r, matrix % 2);
 #pragma unroll
@@ -154,12 +153,13 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
     // Scores of keys that a row does not see become -inf, whatever they are.
     template <class Visible>
     __device__ __forceinline__ void mask(u32 first_key, Visible visible, float (&scores)[TILES][BLOCK / 8][4]) {
+        const u32 lane = opaque(Attention::lane());
 #pragma unroll
         for (u32 t = 0; t < TILES; t++)
 #pragma unroll
             for (u32 h = 0; h < 2; h++) {
                 // Of the first column of this lane in the block, how many more keys are seen.
-                const int left = int(visible(first_row() + t * 16 + h * 8 + lane() / 4) - first_key - lane() % 4 * 2);
+                const int left = int(visible.row(first_row() + t * 16 + h * 8 + lane / 4) - first_key - lane % 4 * 2);
 #pragma unroll
                 for (u32 n = 0; n < BLOCK / 8; n++)
 #pragma unroll
@@ -211,8 +211,8 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
     __device__ __forceinline__ void multiply_values(u32 values, const float (&p)[TILES][BLOCK / 8][4]) {
         // A warp that shares its rows has the pairs `warp`, `warp + 4`, …
         constexpr u32 STEP = SHARED_ROWS ? WARPS : 1;
-        const u32 first = SHARED_ROWS ? warp() : 0;
-        values += place(lane() % 16, lane() / 16 + 2 * first);
+        const u32 lane = opaque(Attention::lane()), first = SHARED_ROWS ? warp() : 0;
+        values += place(lane % 16, lane / 16 + 2 * first);
 #pragma unroll
         for (u32 k = 0; k < BLOCK / 16; k++) {
             // The accumulators of two 8-column tiles of scores are the fragment of a 16×16 left operand.
@@ -238,30 +238,30 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
     }
 
     // Walks the keys `first_key..end`, `first_key` a multiple of BLOCK, of the sequence whose pages stand at `table`. The
-    // queries must be on their way, in no committed group. Rows of this warp see `fewest..=most` keys; none is there if
-    // `most` is 0. Afterwards the stages, and the queries of this warp, are free.
+    // queries must be on their way, in no committed group. `visible.row(r)` keys are seen by row `r` of this block, at least
+    // `visible.fewest()` by every row of this warp, and at most `visible.most()`: 0 where it has none. Afterwards the stages,
+    // and the queries of this warp, are free.
     template <class Visible>
     __device__ __forceinline__ void walk(u32 queries, const Pool &pool, u32 table, u32 num_kv_heads, u32 kv_head,
-                                         u32 first_key, u32 end, u32 fewest, u32 most, Visible visible, float scale_log2) {
+                                         u32 first_key, u32 end, Visible visible, float scale_log2) {
         clear();
         const u32 stages = queries + QUERY_BYTES;
-        const u32 *const pages = pool.tables + table + warp() * PAGES / WARPS;
-        const u32 first_block = first_key / BLOCK, blocks = (end + BLOCK - 1) / BLOCK;
-        load_block(stages, pool, pages[first_block * PAGES], num_kv_heads, kv_head, first_block, end);
+        u32 stage = stages, page = table + first_key / PAGE + warp() * PAGES / WARPS;
+        load_block(stage, pool, pool.tables[page], num_kv_heads, kv_head, first_key, end);
         cp_async_commit();
-        u32 stage = stages;
-        for (u32 block = first_block; block < blocks; block++) {
-            const u32 next = block + 1 < blocks ? pages[(block + 1) * PAGES] : 0;
+        for (u32 key = first_key; key < end; key += BLOCK) {
+            const bool more = key + BLOCK < end;
+            page += PAGES;
+            const u32 next = more ? pool.tables[page] : 0;
             // This block has arrived, and all warps are done with the one before, whose place the next one takes.
             cp_async_wait<0>();
             __syncthreads();
-            const u32 other = stages + (stage == stages ? 2 * BLOCK_BYTES : 0);
-            if (block + 1 < blocks) {
-                load_block(other, pool, next, num_kv_heads, kv_head, block + 1, end);
+            const u32 other = 2 * stages + 2 * BLOCK_BYTES - stage;
+            if (more) {
+                load_block(other, pool, next, num_kv_heads, kv_head, key + BLOCK, end);
                 cp_async_commit();
             }
-            if (block * BLOCK < most)
-                step(queries, stage, block * BLOCK, (block + 1) * BLOCK > fewest, visible, scale_log2);
+            if (key < visible.most()) step(queries, stage, key, visible, scale_log2);
             stage = other;
         }
 #pragma unroll

@@ -18,6 +18,16 @@ struct Member {
     u32 token, slot;
 };
 
+// All rows of a block see the same keys.
+struct DecodeVisible {
+    u32 end;
+    bool any_row;
+
+    __device__ __forceinline__ u32 row(u32) const { return end; }
+    __device__ __forceinline__ u32 fewest() const { return end; }
+    __device__ __forceinline__ u32 most() const { return any_row ? end : 0; }
+};
+
 // `items`: {place in the table of pages, end of the keys, first member, members}; all members see all keys of the range that
 // holds `end - 1`, from its beginning to `end`. Writes `partial_out: [slots, num_heads, D]`, not yet divided by the sum, and
 // `partial_stats: [slots, num_heads]` of {maximum of the scores, sum}.
@@ -36,8 +46,8 @@ __device__ __forceinline__ void attention_decode(const u16 *qkv, float *partial_
         return row < rows ? qkv + u64(members[row / group].token) * qkv_stride + (kv_head * group + row % group) * D : nullptr;
     });
     Rows a;
-    a.walk(queries, pool, item.x, num_kv_heads, kv_head, range * RANGE, end, end, first_row < rows ? end : 0,
-           [=](u32) { return end; }, scale_log2);
+    a.walk(queries, pool, item.x, num_kv_heads, kv_head, range * RANGE, end, DecodeVisible{end, first_row < rows},
+           scale_log2);
 
     const u32 lane = Rows::lane();
 #pragma unroll

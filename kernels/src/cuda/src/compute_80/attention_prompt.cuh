@@ -11,6 +11,18 @@
 #pragma once
 #include "attention.cuh"
 
+// Keys that each row sees, and each warp: in shared memory, since the walk has no registers for them.
+// `u32 [ROWS]`, then for each warp the fewest and the most.
+template <class Rows> struct PromptVisible {
+    u32 address;
+    static constexpr u32 BYTES = Rows::ROWS * 4 + WARPS * 8;
+
+    __device__ __forceinline__ u32 row(u32 row) const { return load_shared_u32(address + row * 4); }
+    __device__ __forceinline__ u32 warp() const { return address + Rows::ROWS * 4 + Rows::warp() * 8; }
+    __device__ __forceinline__ u32 fewest() const { return load_shared_u32(warp()); }
+    __device__ __forceinline__ u32 most() const { return load_shared_u32(warp() + 4); }
+};
+
 // `tiles`: {place in the table of pages, first token, its position, tokens}. `qkv`: [tokens, qkv_stride], of which a row is
 // [q: num_heads · D | k | v]; `out`: [tokens, out_stride].
 template <class T, u32 D, u32 TILES>
@@ -18,21 +30,23 @@ __device__ __forceinline__ void attention_prompt(const u16 *qkv, u16 *out, Pool 
                                                  u32 group, u32 qkv_stride, u32 out_stride, float scale_log2) {
     using Rows = Attention<T, D, TILES, false>;
     extern __shared__ __align__(128) uint4 shared[];
-    const u32 queries = shared_address(shared), visible = queries + Rows::SHARED_BYTES;
+    const u32 queries = shared_address(shared);
+    const PromptVisible<Rows> visible{queries + Rows::SHARED_BYTES};
     const u32 kv_head = blockIdx.x, first_row = Rows::first_row();
     const uint4 tile = tiles[blockIdx.y];
     const u32 position = tile.z, rows = tile.w * group;
     Rows::load_queries(queries, qkv, [&](u32 row) {
         return row < rows ? qkv + u64(tile.y + row / group) * qkv_stride + (kv_head * group + row % group) * D : nullptr;
     });
-    // Keys that each row sees, looked up on the diagonal only: there are no registers for them.
     for (u32 row = threadIdx.x; row < Rows::ROWS; row += THREADS)
-        store_shared(visible + row * 4, position + 1 + min(row, rows - 1) / group);
+        store_shared(visible.address + row * 4, position + 1 + min(row, rows - 1) / group);
     const u32 last_row = min(first_row + Rows::WARP_ROWS, rows) - 1;
-    const u32 most = first_row < rows ? position + 1 + last_row / group : 0;
+    if (Rows::lane() == 0) {
+        store_shared(visible.warp(), position + 1 + first_row / group);
+        store_shared(visible.warp() + 4, first_row < rows ? position + 1 + last_row / group : 0);
+    }
     Rows a;
-    a.walk(queries, pool, tile.x, num_kv_heads, kv_head, 0, position + tile.w, position + 1 + first_row / group, most,
-           [=](u32 row) { return load_shared_u32(visible + row * 4); }, scale_log2);
+    a.walk(queries, pool, tile.x, num_kv_heads, kv_head, 0, position + tile.w, visible, scale_log2);
 
     // Through shared memory, so that rows are written 16 bytes a lane. A warp's rows are its own.
     const u32 lane = Rows::lane();

@@ -65,6 +65,12 @@ struct F16 {
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
+// `x`, of which the compiler knows nothing: what follows from it is computed where it is needed, not kept in registers.
+__device__ __forceinline__ u32 opaque(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // The 32-bit address of something in shared memory.
 __device__ __forceinline__ u32 shared_address(const void *p) { return u32(__cvta_generic_to_shared(p)); }
 
