@@ -1,5 +1,7 @@
 //! Where tests of the CUDA backend run: the emulator, or with `OC_TEST_DEVICE=cuda` the first GPU.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use std::sync::Arc;
 
 use oc_kernels::{
