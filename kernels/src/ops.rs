@@ -48,6 +48,7 @@ pub fn all<B: Backend>() -> Vec<Op<B>> {
         reference::add_rms_norm::op(),
         reference::layer_norm::op(),
         reference::linear::op(),
+        reference::linear_silu_mul::op(),
         reference::rotary::op(),
         reference::attention::op(),
         reference::silu_mul::op(),

@@ -121,13 +121,17 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 7] {
             name: "gelu",
             inputs: |cols| cols,
             run: |backend, x, cols| run_activation(Activation::Gelu, backend, x, cols),
-            reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Gelu, *x)).collect(),
+            reference: |row, _| {
+                row.iter().map(|x| reference::activate::activate(Activation::Gelu, f64::from(*x))).collect()
+            },
         },
         RowOp {
             name: "relu",
             inputs: |cols| cols,
             run: |backend, x, cols| run_activation(Activation::Relu, backend, x, cols),
-            reference: |row, _| row.iter().map(|x| reference::activate::activate(Activation::Relu, *x)).collect(),
+            reference: |row, _| {
+                row.iter().map(|x| reference::activate::activate(Activation::Relu, f64::from(*x))).collect()
+            },
         },
     ]
 }

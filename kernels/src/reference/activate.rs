@@ -29,11 +29,11 @@ fn gelu(x: f64) -> f64 {
 }
 
 /// One element.
-pub fn activate(activation: Activation, x: f32) -> f64 {
+pub fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
-        Activation::Gelu => gelu(f64::from(x)),
+        Activation::Gelu => gelu(x),
         Activation::Relu if x < 0.0 => 0.0,
-        Activation::Relu => f64::from(x),
+        Activation::Relu => x,
     }
 }
 
@@ -94,7 +94,8 @@ impl<B: Backend> Trial for Activate<'_, B> {
         let mut error = 0.0;
         for row in subset(got.len() / self.cols, 64) {
             let row = row * self.cols..(row + 1) * self.cols;
-            let want: Vec<f64> = self.host[row.clone()].iter().map(|x| activate(self.activation, *x)).collect();
+            let want: Vec<f64> =
+                self.host[row.clone()].iter().map(|x| activate(self.activation, f64::from(*x))).collect();
             error = worse(relative_error(&got[row], &want, self.backend.info().storage), error);
         }
         Ok(error)

@@ -1,12 +1,12 @@
 //! The registry's row of the linear layer; its reference is [`super::gemm::linear`].
 
-use super::{dequant::dequantize, int8};
+use super::{activate::activate, dequant::dequantize, int8};
 use crate::{
     Backend, Dtype, Epilogue, Result, WeightFormat, WeightView,
     ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, subset, worse},
 };
 
-/// The registry's row: with bias, accumulating.
+/// The registry's row: with bias; timed accumulating, checked with every epilogue.
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "linear",
@@ -74,32 +74,54 @@ impl<B: Backend> Trial for Linear<'_, B> {
     }
 
     fn error(&mut self) -> Result<f64> {
+        let epilogues = [Epilogue::Accumulate, Epilogue::Store, Epilogue::Relu, Epilogue::Gelu];
+        epilogues.into_iter().try_fold(0.0, |error, epilogue| Ok(worse(self.error_of(epilogue)?, error)))
+    }
+}
+
+impl<B: Backend> Linear<'_, B> {
+    fn error_of(&mut self, epilogue: Epilogue) -> Result<f64> {
         let (rows, inner, cols, format) = self.shape;
-        let dtype = self.backend.info().dtype;
         let before = self.backend.download(&self.out)?;
-        self.run(0)?;
+        self.backend.linear(&self.device_x, &self.w[0], Some(&self.device_bias), epilogue, &mut self.out)?;
         let got = self.backend.download(&self.out)?;
         let mut error = 0.0;
         let view = WeightView::new(&self.bytes, format, cols, inner)?;
-        let x: Vec<_> =
-            subset(rows, 32).map(|row| (row, int8::rounded_row(&self.x[row * inner..][..inner], dtype))).collect();
+        let x = rounded_rows(self.backend, &self.x, rows, inner);
         for col in subset(cols, 256) {
-            let view = WeightView { data: view.row(col), rows: 1, ..view };
-            let w = if dtype == Dtype::Int8 { int8::weights(&view) } else { dequantize(&view) };
+            let w = rounded_weight(self.backend, &view, col);
             for (row, x) in &x {
-                let (mut want, mut magnitude) = (0.0, 0.0);
-                for (x, w) in x.iter().zip(&w) {
-                    let product = x * f64::from(*w);
-                    want += product;
-                    magnitude += product.abs();
-                }
-                for term in [self.bias[col], before[row * cols + col]] {
+                let (mut want, mut magnitude) = dot(x, &w);
+                let at = row * cols + col;
+                let residual = if epilogue == Epilogue::Accumulate { before[at] } else { 0.0 };
+                for term in [self.bias[col], residual] {
                     want += f64::from(term);
                     magnitude += f64::from(term.abs());
                 }
-                error = worse((f64::from(got[row * cols + col]) - want).abs() / magnitude, error);
+                if let Some(activation) = epilogue.activation() {
+                    want = activate(activation, want);
+                }
+                error = worse((f64::from(got[at]) - want).abs() / magnitude, error);
             }
         }
         Ok(error)
     }
+}
+
+/// Some rows of `x` as products of `backend` take them, with their indices.
+pub(super) fn rounded_rows<B: Backend>(backend: &B, x: &[f32], rows: usize, inner: usize) -> Vec<(usize, Vec<f64>)> {
+    let dtype = backend.info().dtype;
+    subset(rows, 32).map(|row| (row, int8::rounded_row(&x[row * inner..][..inner], dtype))).collect()
+}
+
+/// Row `row` of a weight as products of `backend` take it.
+pub(super) fn rounded_weight<B: Backend>(backend: &B, view: &WeightView<'_>, row: usize) -> Vec<f32> {
+    let view = WeightView { data: view.row(row), rows: 1, ..*view };
+    if backend.info().dtype == Dtype::Int8 { int8::weights(&view) } else { dequantize(&view) }
+}
+
+/// `sum of x * w`, and the sum of magnitudes.
+pub(super) fn dot(x: &[f64], w: &[f32]) -> (f64, f64) {
+    let products = x.iter().zip(w).map(|(x, w)| x * f64::from(*w));
+    products.fold((0.0, 0.0), |(sum, magnitude), product| (sum + product, magnitude + product.abs()))
 }

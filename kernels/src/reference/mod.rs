@@ -12,6 +12,7 @@ pub mod gemm;
 pub mod int8;
 pub mod layer_norm;
 pub mod linear;
+pub mod linear_silu_mul;
 pub mod log_prob;
 pub mod rms_norm;
 pub mod rotary;
