@@ -2,11 +2,14 @@
 
 mod device;
 
+use std::sync::Arc;
+
 use device::backend;
 use oc_kernels::{
     Backend, Dtype, Error, Sampled, Sampling, WeightFormat, WeightView,
     cpu::{CpuBackend, CpuOptions},
     cuda::CudaBackend,
+    emulator::{Emulator, EmulatorOptions},
     ops::Rng,
     reference::{log_prob::log_softmax, sample::distribution},
 };
@@ -157,6 +160,26 @@ fn a_row_is_chosen_alike_alone_and_in_company() {
     let together = choose(&rows, &how);
     for row in 0..rows.len() {
         assert_eq!(choose(&rows[row..=row], &how[row..=row]), together[row..=row], "row {row}");
+    }
+}
+
+#[test]
+fn the_first_maximum_reads_a_row_twice_without_bank_conflicts() {
+    let emulator = Arc::new(Emulator::new(EmulatorOptions::default()));
+    let backend = CudaBackend::new(emulator.clone(), Dtype::Bf16).unwrap();
+    let (rows, vocab) = (3, 5000);
+    let on_device = backend.upload_logits(&Rng(1).vec(rows * vocab, 3.0), rows, vocab).unwrap();
+    let random = Sampling { temperature: 0.7, top_k: 40, top_p: 0.9, ..Sampling::GREEDY };
+    backend.sample_logits(&on_device, &[Sampling::GREEDY, Sampling::GREEDY, random]).unwrap();
+    let counters = emulator.counters();
+    // Greedy rows: for the maximum and for the sum, the second time from L2.
+    assert_eq!(counters["argmax"].global_read_bytes, (2 * 2 * vocab * 4) as u64);
+    assert_eq!(counters["argmax"].global_read_sectors, (2 * 2 * vocab * 4 / 32) as u64);
+    // 2 + 17 for top-k + 1 + 17 for top-p passes, one for the draw, and the parameters.
+    let passes = counters["sample"].global_read_bytes / (vocab * 4) as u64;
+    assert!((38..=40).contains(&passes), "{passes}");
+    for name in ["argmax", "sample"] {
+        assert_eq!((counters[name].bank_conflicts, counters[name].local_bytes), (0, 0), "{name}");
     }
 }
 

@@ -125,13 +125,7 @@ impl CudaBackend {
         let tokens = batch.paged.num_tokens();
         expect("attention: qkv", qkv.shape(), (tokens, heads.qkv_cols()))?;
         expect("attention: output", out.shape(), (tokens, heads.q_cols()))?;
-        if kv.layout() != batch.layout {
-            return Err(Error::Shape {
-                what: "attention: KV cache",
-                found: format!("{:?}", kv.layout()),
-                wanted: format!("{:?}, for which the batch was prepared", batch.layout),
-            });
-        }
+        batch.check("attention: KV cache", kv)?;
         if !(scale > 0.0 && scale.is_finite()) {
             return Err(Error::Unsupported(format!("attention: a scale of {scale}; wanted a positive number")));
         }

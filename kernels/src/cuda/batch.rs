@@ -61,15 +61,16 @@ impl CudaBatch {
         })
     }
 
-    /// Refuses a cache of another geometry than the one that the batch was made for: pages and slots were checked there.
+    /// Refuses a cache of another geometry than the one that the batch was prepared for: pages and slots were checked against
+    /// that; `what` is named in the error.
     ///
     /// # Errors
     /// [`Error::Shape`].
-    pub(super) fn check(&self, kv: &CudaKvCache) -> Result<()> {
+    pub(super) fn check(&self, what: &'static str, kv: &CudaKvCache) -> Result<()> {
         if kv.layout() == self.layout {
             return Ok(());
         }
-        let (found, wanted) = (format!("{:?}", kv.layout()), format!("{:?}, as the batch was made for", self.layout));
-        Err(Error::Shape { what: "KV cache", found, wanted })
+        let wanted = format!("{:?}, for which the batch was prepared", self.layout);
+        Err(Error::Shape { what, found: format!("{:?}", kv.layout()), wanted })
     }
 }

@@ -19,7 +19,7 @@ impl CudaBackend {
         layer: usize,
         kv: &mut CudaKvCache,
     ) -> Result<()> {
-        batch.check(kv)?;
+        batch.check("rotary_store_kv: KV cache", kv)?;
         let Heads { num_heads, num_kv_heads, head_dim } = batch.heads;
         expect("rotary_store_kv: qkv", qkv.shape(), (batch.paged.num_tokens(), batch.heads.qkv_cols()))?;
         expect("rotary_store_kv: table", table.shape(), (table.rows, head_dim))?;
