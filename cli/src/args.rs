@@ -407,7 +407,7 @@ pub struct GenerateArgs {
 /// Arguments of `list-configs`.
 #[derive(Args, Debug)]
 pub struct ListConfigsArgs {
-    /// Only names that hold one of these; * ? [abc] as in a shell
+    /// Only names that hold one of these; `*`, `?` and `[abc]` as in a shell
     #[arg(value_name = "PATTERN")]
     pub patterns: Vec<String>,
 }

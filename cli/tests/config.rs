@@ -93,7 +93,9 @@ from mmengine.config import read_base
 with read_base():
     from .datasets.ceval_demo_gen import ceval_demo_datasets
     from .models.opt.hf_opt_125m import opt125m
+    from .summarizers.groups.ceval import ceval_summary_groups
 
+summarizer = dict(summary_groups=sum([v for k, v in locals().items() if k.endswith('_summary_groups')], []))
 datasets = sum((v for k, v in locals().items() if k.endswith('_datasets')), [])
 datasets = [d for d in datasets if d['name'] in ['law', 'logic']]
 for _d in datasets:

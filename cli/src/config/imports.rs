@@ -1,8 +1,8 @@
 //! Where the imports of a Python configuration lead: to files beside it, else to the registries of what is built in.
 
-use oc_eval::{datasets, integer_key, models, names};
+use oc_eval::{EvalConfig, datasets, integer_key, models, names};
 use oc_pyconfig::{Dict, Host, Module, Place, Value};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use std::path::{Component, Path, PathBuf};
 
 /// The files of the user, and the registries.
@@ -66,6 +66,9 @@ fn dataset_names() -> impl Iterator<Item = &'static str> {
 fn built_in(module: &str) -> Option<Vec<(String, Value)>> {
     let name = last(module);
     let place = Place { file: format!("built-in {name}"), line: 1 };
+    if module.split('.').any(|part| part == "summarizers" || part == "groups") {
+        return summarizer(name, &place);
+    }
     if let Ok(model) = models::find(name) {
         let config = value(&model.config(), &place);
         let own = model.variable.map(|variable| (variable.to_owned(), config.clone()));
@@ -76,6 +79,30 @@ fn built_in(module: &str) -> Option<Vec<(String, Value)>> {
         return Some(vec![(family.variable.to_owned(), Value::List(configs))]);
     }
     None
+}
+
+/// OpenCompass's `summarizers/example.py`, which has no groups, and its `summarizers/groups/<dataset>.py`.
+fn summarizer(name: &str, place: &Place) -> Option<Vec<(String, Value)>> {
+    if name == "example" {
+        return Some(vec![("summarizer".into(), value(&json!({ "summary_groups": [] }), place))]);
+    }
+    let family = datasets::families().iter().find(|family| !name.is_empty() && family.folder == name)?;
+    let any = family.datasets.first()?.name.to_owned();
+    let groups = datasets::groups(&EvalConfig { datasets: vec![any], ..EvalConfig::default() }).ok()?;
+    let groups: Vec<Json> = groups.iter().map(group).collect();
+    let is_some = !groups.is_empty();
+    is_some.then(|| vec![(format!("{name}_summary_groups"), value(&Json::from(groups), place))])
+}
+
+/// A group in OpenCompass's words.
+pub(super) fn group(group: &datasets::Group) -> Json {
+    let mut dict = json!({ "name": group.name, "subsets": group.subsets });
+    if !group.weights.is_empty() {
+        // Numbers of questions.
+        let weight = |weight: &f64| if weight.fract() == 0.0 { json!(*weight as i64) } else { json!(weight) };
+        dict["weights"] = group.subsets.iter().cloned().zip(group.weights.iter().map(weight)).collect();
+    }
+    dict
 }
 
 /// A dictionary of a registry as a file would have made it.
@@ -133,6 +160,9 @@ mod tests {
         assert_eq!(names("models.opt.hf_opt_125m").unwrap(), ["opt125m", "models"]);
         assert_eq!(names("datasets.ceval.ceval_gen").unwrap(), ["ceval_datasets"]);
         assert_eq!(names("datasets.gsm8k.gsm8k_gen"), None);
+        assert_eq!(names("summarizers.example").unwrap(), ["summarizer"]);
+        assert_eq!(names("summarizers.groups.ceval").unwrap(), ["ceval_summary_groups"]);
+        assert_eq!((names("summarizers.ceval_gen"), names("groups.siqa")), (None, None));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! OpenCompass's own configuration files, as they are, against the registries.
 
-use super::{imports::Imports, python};
-use oc_eval::{datasets, models};
+use super::{
+    imports::{self, Imports},
+    python,
+};
+use oc_eval::{EvalConfig, datasets, models};
 use oc_pyconfig::{Limits, Value};
 use serde_json::Value as Json;
 use std::{
@@ -109,6 +112,22 @@ fn the_registry_of_datasets_is_opencompasss() {
         }
     }
     assert!(compared >= 9, "{compared}");
+}
+
+#[test]
+fn the_summary_groups_are_opencompasss() {
+    let Some(package) = package() else { return };
+    let mut compared = 0;
+    for family in datasets::families() {
+        let (file, name) =
+            (format!("summarizers/groups/{}.py", family.folder), format!("{}_summary_groups", family.folder));
+        let Some(theirs) = variable(&package, &file, &name) else { continue };
+        let any = family.datasets[0].name.to_owned();
+        let groups = datasets::groups(&EvalConfig { datasets: vec![any], ..EvalConfig::default() }).unwrap();
+        assert_eq!(theirs, groups.iter().map(imports::group).collect::<Json>(), "{name}");
+        compared += 1;
+    }
+    assert!(compared >= 3, "{compared}");
 }
 
 #[test]
