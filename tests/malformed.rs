@@ -60,6 +60,15 @@ fn the_copies_load_unbroken() {
     }
 }
 
+/// Beyond the original context dynamic scaling would make a key depend on the length of its text.
+#[test]
+fn dynamic_scaling_beyond_the_original_context() {
+    let options = |max_seq_len| EngineOptions { max_seq_len: Some(max_seq_len), ..EngineOptions::default() };
+    let error = Engine::load(checkpoint("internlm2"), options(513)).unwrap_err().to_string();
+    assert!(error.contains("513") && error.contains("--max-seq-len 512"), "{error}");
+    Engine::load(checkpoint("internlm2"), options(512)).unwrap();
+}
+
 #[test]
 fn absent_files() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, MemoryPlan, ModelConfig, ModelFiles, Output,
-    Request, Result, Stats, Tokenizer,
+    Request, Result, RopeScaling, Stats, Tokenizer,
     generation::Generation,
     kv_cache::KvPool,
     memory,
@@ -127,6 +127,13 @@ impl Engine {
         files.release_all();
 
         let max_seq_len = options.max_seq_len.unwrap_or(config.max_position_embeddings);
+        if matches!(config.rope_scaling, RopeScaling::Dynamic { .. }) && max_seq_len > config.max_position_embeddings {
+            let original = config.max_position_embeddings;
+            return Err(Error::Unsupported {
+                what: format!("a context of {max_seq_len} tokens, where rotary scaling is dynamic beyond {original},"),
+                hint: format!("use --max-seq-len {original} or less"),
+            });
+        }
         let token_budget = options.token_budget.max(PAGE_SIZE);
         let page_bytes = backend.kv_page_bytes(config.kv_layout(1));
         let mut plan = MemoryPlan::new(
