@@ -74,12 +74,9 @@ impl Kernels {
 pub(super) struct Attention {
     kernels: Kernels,
     plan: Plan,
-    /// The parts of `plan`, as the kernels read them.
-    tables: DeviceBuffer,
-    prompt: DeviceBuffer,
-    narrow: DeviceBuffer,
-    wide: DeviceBuffer,
-    members: DeviceBuffer,
+    /// The lists of `plan` as the kernels read them, one behind the other, so that a step uploads once: items of four words,
+    /// members of two, tables.
+    lists: DeviceBuffer,
     /// `f32 [slots, num_heads, head_dim]`
     partial_out: DeviceBuffer,
     /// `f32 [slots, num_heads, 2]`
@@ -94,19 +91,38 @@ impl Attention {
     pub fn new(device: &Arc<dyn Device>, batch: &PagedBatch, heads: Heads) -> Result<Option<Self>> {
         let Ok(kernels) = Kernels::of(heads) else { return Ok(None) };
         let plan = Plan::new(batch, heads.num_heads / heads.num_kv_heads, kernels.rows);
-        let list = |data: &[u32]| DeviceBuffer::from_slice(device, "a batch", data);
+        let items = [&plan.prompt, &plan.narrow, &plan.wide].map(|items| items.as_flattened()).concat();
+        let lists = [&items, plan.members.as_flattened(), &plan.tables].concat();
         let rows = plan.num_slots() * heads.num_heads;
         Ok(Some(Self {
             kernels,
-            tables: list(&plan.tables)?,
-            prompt: list(plan.prompt.as_flattened())?,
-            narrow: list(plan.narrow.as_flattened())?,
-            wide: list(plan.wide.as_flattened())?,
-            members: list(plan.members.as_flattened())?,
+            lists: DeviceBuffer::from_slice(device, "a batch", &lists)?,
             partial_out: DeviceBuffer::new(device, "attention of generated tokens", rows * heads.head_dim * 4)?,
             partial_stats: DeviceBuffer::new(device, "attention of generated tokens", rows * 2 * 4)?,
             plan,
         }))
+    }
+
+    /// Where word `at` of the lists stands.
+    fn word(&self, at: usize) -> Arg {
+        Arg::Ptr(self.lists.ptr() + 4 * at as u64)
+    }
+
+    /// Item `first` of a list that begins behind `before` other items.
+    fn item(&self, before: usize, first: usize) -> Arg {
+        self.word(4 * (before + first))
+    }
+
+    fn num_items(&self) -> usize {
+        self.plan.prompt.len() + self.plan.narrow.len() + self.plan.wide.len()
+    }
+
+    fn members(&self) -> Arg {
+        self.word(4 * self.num_items())
+    }
+
+    fn tables(&self) -> Arg {
+        self.word(4 * self.num_items() + 2 * self.plan.members.len())
     }
 }
 
@@ -134,7 +150,7 @@ impl CudaBackend {
         let (group, stride) = (heads.num_heads / heads.num_kv_heads, qkv.stride());
         let scale_log2 = Arg::F32(scale * std::f32::consts::LOG2_E);
         let sizes = [heads.num_kv_heads, group, stride].map(|n| Arg::U32(n as u32));
-        let pool = [keys, values, work.tables.ptr()].map(Arg::Ptr);
+        let pool = [Arg::Ptr(keys), Arg::Ptr(values), work.tables()];
 
         let rows = work.kernels.rows;
         // Behind the stages, the prompt kernel notes how many keys each row and each of four warps sees.
@@ -142,17 +158,18 @@ impl CudaBackend {
         for (first, items) in grids(work.plan.prompt.len()) {
             let pointers = [qkv.ptr(), out.ptr()].map(Arg::Ptr);
             let tail = [Arg::U32(out.stride() as u32), scale_log2];
-            let args = [&pointers[..], &pool, &[item(&work.prompt, first)], &sizes, &tail].concat();
+            let args = [&pointers[..], &pool, &[work.item(0, first)], &sizes, &tail].concat();
             self.attend(work, "attention_prompt", [heads.num_kv_heads, items], shared_bytes, &args)?;
         }
         let partials = [work.partial_out.ptr(), work.partial_stats.ptr()].map(Arg::Ptr);
+        let (prompts, narrow) = (work.plan.prompt.len(), work.plan.narrow.len());
         let kinds = [
-            ("attention_wide", &work.plan.wide, &work.wide, work.kernels.shared_bytes(rows)),
-            ("attention_narrow", &work.plan.narrow, &work.narrow, work.kernels.shared_bytes(16)),
+            ("attention_wide", &work.plan.wide, prompts + narrow, work.kernels.shared_bytes(rows)),
+            ("attention_narrow", &work.plan.narrow, prompts, work.kernels.shared_bytes(16)),
         ];
-        for (kernel, list, buffer, shared_bytes) in kinds {
+        for (kernel, list, before, shared_bytes) in kinds {
             for (first, items) in grids(list.len()) {
-                let lists = [item(buffer, first), Arg::Ptr(work.members.ptr())];
+                let lists = [work.item(before, first), work.members()];
                 let args = [&[Arg::Ptr(qkv.ptr())], &partials[..], &pool, &lists, &sizes, &[scale_log2]].concat();
                 self.attend(work, kernel, [heads.num_kv_heads, items], shared_bytes, &args)?;
             }
@@ -163,7 +180,7 @@ impl CudaBackend {
         }
         let threads = (members * heads.num_heads * heads.head_dim / MERGE_COLUMNS) as u64;
         let sizes = [members, heads.num_heads, heads.head_dim, out.stride()].map(|n| Arg::U32(n as u32));
-        let pointers = [out.ptr(), work.members.ptr()].map(Arg::Ptr);
+        let pointers = [Arg::Ptr(out.ptr()), work.members()];
         self.device().launch(&Launch {
             module: &modules::ATTENTION_MERGE,
             kernel: &self.kernel_name("attention_merge"),
@@ -189,9 +206,4 @@ impl CudaBackend {
 /// `(first item, items)` of the launches that a list of `len` items takes.
 fn grids(len: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len).step_by(MAX_ITEMS).map(move |first| (first, MAX_ITEMS.min(len - first)))
-}
-
-/// Where item `first` of a list of four words each stands.
-fn item(list: &DeviceBuffer, first: usize) -> Arg {
-    Arg::Ptr(list.ptr() + 16 * first as u64)
 }
