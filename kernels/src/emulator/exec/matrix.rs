@@ -123,21 +123,28 @@ impl Machine<'_> {
 /// Spreads the registers of the factors out; see the fragment layouts of `mma.m16n8k16` and `.m16n8k8`.
 #[inline(always)]
 fn factors(w: &Warp, mma: &Mma, a: &mut Tile<16>, b: &mut Tile<8>, widen: impl Fn(u32) -> f32) {
-    for i in 0..if mma.k == 16 { 4 } else { 2 } {
-        let row = &w.r[mma.a[i] as usize];
-        let (down, right) = (8 * (i % 2), 8 * (i / 2));
-        for (lane, &pair) in row.iter().enumerate() {
+    // First all of a row, which vectorises, then to the places.
+    let halves = |row: u32| {
+        let row = &w.r[row as usize];
+        let (mut low, mut high) = ([0.0; 32], [0.0; 32]);
+        for i in 0..32 {
+            low[i] = f64::from(widen(row[i] & 0xffff));
+            high[i] = f64::from(widen(row[i] >> 16));
+        }
+        (low, high)
+    };
+    for (i, &row) in mma.a[..if mma.k == 16 { 4 } else { 2 }].iter().enumerate() {
+        let ((low, high), (down, right)) = (halves(row), (8 * (i % 2), 8 * (i / 2)));
+        for lane in 0..32 {
             let (r, k) = (lane / 4 + down, lane % 4 * 2 + right);
-            a[r][k] = f64::from(widen(pair & 0xffff));
-            a[r][k + 1] = f64::from(widen(pair >> 16));
+            (a[r][k], a[r][k + 1]) = (low[lane], high[lane]);
         }
     }
-    for i in 0..if mma.k == 16 { 2 } else { 1 } {
-        let row = &w.r[mma.b[i] as usize];
-        for (lane, &pair) in row.iter().enumerate() {
+    for (i, &row) in mma.b[..if mma.k == 16 { 2 } else { 1 }].iter().enumerate() {
+        let (low, high) = halves(row);
+        for lane in 0..32 {
             let (k, n) = (lane % 4 * 2 + 8 * i, lane / 4);
-            b[k][n] = f64::from(widen(pair & 0xffff));
-            b[k + 1][n] = f64::from(widen(pair >> 16));
+            (b[k][n], b[k + 1][n]) = (low[lane], high[lane]);
         }
     }
 }

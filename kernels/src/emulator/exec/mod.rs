@@ -288,6 +288,16 @@ impl<'a> Machine<'a> {
                 }
                 w.set_poison(d, m, poison);
             }
+            Op::Unpack { parts, a: Slot::R(a), n: 2, .. } => {
+                let (row, poison) = (w.r[a as usize], w.xr[a as usize]);
+                w.put(parts[0], m, poison, &row.map(|x| x & 0xffff));
+                w.put(parts[1], m, poison, &row.map(|x| x >> 16));
+            }
+            Op::Unpack { parts, a: Slot::Q(a), n: 2, .. } => {
+                let (row, poison) = (w.q[a as usize], w.xq[a as usize]);
+                w.put(parts[0], m, poison, &row.map(|x| x as u32));
+                w.put(parts[1], m, poison, &row.map(|x| (x >> 32) as u32));
+            }
             Op::Unpack { parts, a, n, bits } => {
                 let (poison, keep) = (w.poison(a), u64::MAX >> (64 - u32::from(bits)));
                 for lane in lanes(m) {

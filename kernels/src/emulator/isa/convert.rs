@@ -160,6 +160,14 @@ fn fast(how: Conversion, d: Slot, a: Slot) -> Option<Op> {
         (Slot::R(d), Slot::Q(a), Ty::U32 | Ty::S32, Ty::U64 | Ty::S64, _) => {
             Op::Narrow(rows!((Row64) -> Row, |a: u64| a as u32), d, a)
         }
+        (Slot::R(d), Slot::R(a), Ty::U16, Ty::U16 | Ty::S16 | Ty::U32 | Ty::S32, _)
+        | (Slot::R(d), Slot::R(a), Ty::U32 | Ty::S32, Ty::U16, _) => Op::R1(row1!(|a: u32| a & 0xffff), d, a),
+        (Slot::R(d), Slot::R(a), Ty::U32 | Ty::S32, Ty::S16, _) => {
+            Op::R1(row1!(|a: u32| i32::from(a as u16 as i16) as u32), d, a)
+        }
+        (Slot::Q(d), Slot::R(a), Ty::U64 | Ty::S64, Ty::U16, _) => {
+            Op::Widen(rows!((Row) -> Row64, |a: u32| u64::from(a & 0xffff)), d, a)
+        }
         (Slot::R(d), Slot::R(a), Ty::F32, Ty::S32, Some(Rounding::Rn)) => {
             Op::R1(row1!(|a: u32| (a as i32 as f32).to_bits()), d, a)
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Address, Code, Inst, Op, Param, Slot, Special, mods::Mods};
+use super::{Address, Code, Inst, Op, Param, Slot, Special, mods::Mods, special::special_register};
 use crate::emulator::{
     counters::Class,
     memory::{LOCAL_WINDOW, SHARED_WINDOW},
@@ -580,37 +580,4 @@ fn target(function: &Function, starts: &[u32], scope: u32, label: &str, line: u3
         Some(&statement) => Ok(starts[statement]),
         None => Err(PtxError::new(line, format!("no label `{label}`"))),
     }
-}
-
-fn special_register(name: &str) -> Option<Special> {
-    let axis = |axis: &str| {
-        Some(match axis {
-            "x" => 0,
-            "y" => 1,
-            "z" => 2,
-            _ => return None,
-        })
-    };
-    Some(match name {
-        "%laneid" => Special::LaneId,
-        "%warpid" => Special::WarpId,
-        "%nwarpid" => Special::NWarpId,
-        "%lanemask_eq" => Special::LaneMaskEq,
-        "%lanemask_le" => Special::LaneMaskLe,
-        "%lanemask_lt" => Special::LaneMaskLt,
-        "%lanemask_ge" => Special::LaneMaskGe,
-        "%lanemask_gt" => Special::LaneMaskGt,
-        "%dynamic_smem_size" => Special::DynamicSharedSize,
-        "%total_smem_size" => Special::TotalSharedSize,
-        "%smid" => Special::SmId,
-        "%nsmid" => Special::NSmId,
-        "%gridid" => Special::GridId,
-        _ => match name.split_once('.')? {
-            ("%tid", a) => Special::Tid(axis(a)?),
-            ("%ntid", a) => Special::NTid(axis(a)?),
-            ("%ctaid", a) => Special::CtaId(axis(a)?),
-            ("%nctaid", a) => Special::NCtaId(axis(a)?),
-            _ => return None,
-        },
-    })
 }

@@ -16,6 +16,7 @@ mod mods;
 mod moves;
 pub(crate) mod num;
 mod rows;
+mod special;
 mod warp;
 
 pub(crate) use convert::Conversion;

@@ -1,10 +1,10 @@
 //! `mov` with packing and unpacking, `cvta`, `isspacep`.
 
 use super::{
-    Op, Row64,
+    Op, Row, Row64, Slot,
     lower::Lowerer,
     mods::Mods,
-    rows::{row1, rows},
+    rows::{row1, row2, rows},
 };
 use crate::emulator::{
     counters::Class,
@@ -45,7 +45,14 @@ fn mov(l: &mut Lowerer<'_>, m: &mut Mods<'_>, o: &[Operand]) -> Lowered {
         }
         (_, Operand::Vector(parts)) => {
             let (parts, n) = self::parts(l, m, parts, bytes, false)?;
-            Op::Pack { d: l.target(d, bytes)?, parts, n, bits: (bytes * 8) as u8 / n }
+            match l.target(d, bytes)? {
+                Slot::R(d) => Op::R2(row2!(|a: u32, b: u32| a | b << 16), d, parts[0], parts[1]),
+                Slot::Q(d) if n == 2 => {
+                    let join = rows!((Row, Row) -> Row64, |a: u32, b: u32| u64::from(a) | u64::from(b) << 32);
+                    Op::Wide2(join, d, parts[0], parts[1])
+                }
+                d => Op::Pack { d, parts, n, bits: (bytes * 8) as u8 / n },
+            }
         }
         (_, Operand::Word(name)) if matches!(name.as_str(), "%clock" | "%clock64" | "%globaltimer" | "%clock_hi") => {
             Op::Clock(l.target(d, bytes)?)

@@ -158,11 +158,12 @@ pub(crate) fn round_to(x: f64, to: Format, mode: Rounding) -> u32 {
 /// Widens a value of a small format, exactly.
 #[inline(always)]
 pub(crate) fn widen_f16(bits: u32) -> f32 {
-    let sign = (bits & 0x8000) << 16;
-    // The exponent's offset put right by a product, which also makes subnormals normal.
-    let scaled = f((bits & 0x7fff) << 13) * f(0x7780_0000);
-    let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-    f(scaled.to_bits() | infinite | sign)
+    let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
+    // A subnormal is a count of units of 2^-24. Infinities and NaN need the largest exponent instead of a shifted one.
+    let small = (magnitude as i32 as f32 * f(0x3380_0000)).to_bits();
+    let offset = if magnitude >= 0x7c00 { 0x7000_0000 } else { 0x3800_0000 };
+    let normal = (magnitude << 13) + offset;
+    f(if magnitude < 0x400 { small } else { normal } | sign)
 }
 
 /// Widens a value of a small format, exactly.
