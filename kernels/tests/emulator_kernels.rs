@@ -3,7 +3,7 @@
 use half::bf16;
 use oc_kernels::{
     cuda::device::{Arg, Device, Launch, Module},
-    emulator::{Class, Emulator},
+    emulator::{Class, Emulator, FaultKind},
 };
 
 static GEMM: Module = Module { name: "gemm", ptx: include_str!("emulator/gemm.ptx") };
@@ -97,4 +97,45 @@ fn norm_is_right() {
             assert!((found - wanted).abs() <= 4e-3 * wanted.abs(), "{r} {i}: {found} {wanted}");
         }
     }
+}
+
+/// Runs a kernel of `text` as the tests above do, on data without meaning.
+fn fault(text: String, kernel: &str) -> Option<FaultKind> {
+    let module: &'static Module =
+        Box::leak(Box::new(Module { name: "changed", ptx: Box::leak(text.into_boxed_str()) }));
+    let device = Emulator::default();
+    let data = vec![bf16::ONE; 128 * 512];
+    let (a, b) = (upload(&device, "a", &data), upload(&device, "b", &data));
+    let out = device.alloc("out", 128 * 512 * 2).unwrap();
+    let (args, block, shared_bytes) = if kernel == "gemm" {
+        (vec![Arg::Ptr(a), Arg::Ptr(b), Arg::Ptr(out), Arg::I32(128), Arg::I32(128), Arg::I32(256)], 256, 49_152)
+    } else {
+        (vec![Arg::Ptr(a), Arg::Ptr(b), Arg::Ptr(out), Arg::I32(512), Arg::F32(1e-5)], 64, 1024)
+    };
+    let launch = Launch { module, kernel, grid: [1; 3], block: [block, 1, 1], shared_bytes, args: &args };
+    device.run(&launch).err().map(|fault| fault.kind)
+}
+
+/// A right kernel with one of its synchronising instructions taken away is found out, whichever it was.
+#[test]
+fn every_barrier_and_wait_is_needed() {
+    let mut removed = 0;
+    for (module, kernel) in [(&GEMM, "gemm"), (&MATH, "rms")] {
+        assert_eq!(fault(module.ptx.to_string(), kernel), None);
+        let lines: Vec<&str> = module.ptx.lines().collect();
+        let end = lines.iter().position(|line| line.starts_with('}')).unwrap();
+        for (i, line) in lines[..end].iter().enumerate() {
+            if line.contains("bar.sync") || line.contains("cp.async.wait_group") {
+                let text = [&lines[..i], &lines[i + 1..]].concat().join("\n");
+                let kind = fault(text, kernel);
+                let expected = [FaultKind::SharedRace, FaultKind::AsyncTooEarly, FaultKind::UninitialisedMemory];
+                assert!(kind.is_some_and(|kind| expected.contains(&kind)), "{kernel} without line {}: {kind:?}", i + 1);
+                removed += 1;
+            }
+        }
+    }
+    assert_eq!(removed, 4);
+    // A wait that lets one group too many be.
+    let early = GEMM.ptx.replace("cp.async.wait_group 1;", "cp.async.wait_group 2;");
+    assert_eq!(fault(early, "gemm"), Some(FaultKind::AsyncTooEarly));
 }
