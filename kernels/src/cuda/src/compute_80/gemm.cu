@@ -15,6 +15,7 @@
 // sass gemm_square_*: LDGSTS LDSM HMMA.16816 STG.E.64
 // sass gemm_some_*: LDGSTS LDSM HMMA.16816
 // sass gemm_few_*: LDGSTS LDSM HMMA.16816
+#include "activations.cuh"
 #include "gemm.cuh"
 
 using Wide = Tile<128, 256, 32, 4, 2, 4>;
@@ -34,11 +35,8 @@ struct Output {
     u32 epilogue;
 };
 
-__device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 __device__ __forceinline__ float activated(float x, u32 epilogue) {
-    // NaN stays: it is not below zero.
-    if (epilogue == RELU) return x < 0.0f ? 0.0f : x;
+    if (epilogue == RELU) return relu(x);
     return epilogue == GELU ? gelu(x) : x;
 }
 
