@@ -8,7 +8,7 @@ use device::backend;
 use oc_kernels::{
     Dtype, Heads, PAGE_SIZE, WeightFormat,
     cuda::CudaBackend,
-    ops::{self, Op, Rng, Shape},
+    ops::{self, MODELS, Op, Rng, Shape, Workload},
 };
 
 const DTYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
@@ -75,6 +75,22 @@ fn every_operation_agrees_at_the_edges() {
             let backend = backend(dtype);
             let edges = edges(&(op.random_shape)(&mut Rng(1)));
             failures.extend(edges.iter().filter_map(|shape| try_one(op, &backend, shape, 1).err()));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn rows_of_every_model_agree() {
+    let backend = backend(Dtype::Bf16);
+    let mut failures = Vec::new();
+    for model in &MODELS {
+        let workload = Workload { model, rows: 3, formats: &[WeightFormat::Bf16] };
+        for op in &ops::all() {
+            let shapes = (op.model_shapes)(&workload);
+            let small =
+                shapes.iter().filter(|shape| matches!(shape, Shape::Rows { .. }) || op.name == "rotary_store_kv");
+            failures.extend(small.filter_map(|shape| try_one(op, &backend, shape, 1).err()));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

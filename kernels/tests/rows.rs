@@ -186,6 +186,24 @@ fn a_row_has_the_same_bits_alone_among_17_and_among_300() {
     cpu_levels().for_each(|level| check_company(&cpu(level)));
 }
 
+#[test]
+fn a_grid_takes_more_than_65535_rows() {
+    let backend = backend(Dtype::Bf16);
+    const ROWS: usize = 70_000;
+    let x = backend.upload(&Rng(4).stored(&backend, ROWS, 3.0), ROWS, 1).unwrap();
+    let host = backend.download(&x).unwrap();
+    let poisoned = || backend.upload(&vec![f32::NAN; ROWS], ROWS, 1).unwrap();
+    let mut out = poisoned();
+    backend.rms_norm(&x, &backend.upload(&[0.5], 1, 1).unwrap(), 0.0, &mut out).unwrap();
+    // Of one element only the sign is left.
+    let wrong = backend.download(&out).unwrap().iter().zip(&host).position(|(y, x)| *y != 0.5_f32.copysign(*x));
+    assert_eq!(wrong, None);
+    let mut out = poisoned();
+    backend.activate(Activation::Relu, &x, &mut out).unwrap();
+    let wrong = backend.download(&out).unwrap().iter().zip(&host).position(|(y, x)| *y != x.max(0.0));
+    assert_eq!(wrong, None);
+}
+
 fn check_specials<B: Backend>(backend: &B) {
     const ROWS: usize = 4;
     let info = backend.info();
