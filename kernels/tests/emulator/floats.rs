@@ -151,6 +151,30 @@ fn unary_and_extremes() {
 }
 
 #[test]
+fn properties() {
+    type F = fn(f64, bool) -> bool;
+    // The value, and whether it is a subnormal of its type.
+    let all: [(&str, F); 6] = [
+        ("finite", |x, _| x.abs() < f64::INFINITY),
+        ("infinite", |x, _| x.abs() == f64::INFINITY),
+        ("number", |x, _| !x.is_nan()),
+        ("notanumber", |x, _| x.is_nan()),
+        ("normal", |x, small| x != 0.0 && x.abs() < f64::INFINITY && !small),
+        ("subnormal", |_, small| small),
+    ];
+    for (property, holds) in all {
+        check(&format!("testp.{property}.f32"), &["f32"], "pred", &combinations(&specials(), 1), |v| {
+            let small = v[0] >> 23 & 0xff == 0 && v[0] & 0x7f_ffff != 0;
+            u64::from(holds(f64::from(f(v[0])), small))
+        });
+        let values = [doubles(), vec![5e-324_f64.to_bits(), f64::MIN_POSITIVE.to_bits()]].concat();
+        check(&format!("testp.{property}.f64"), &["f64"], "pred", &combinations(&values, 1), |v| {
+            u64::from(holds(f64::from_bits(v[0]), v[0] == 1))
+        });
+    }
+}
+
+#[test]
 fn comparisons() {
     let two = combinations(&specials(), 2);
     type F = fn(f32, f32) -> bool;

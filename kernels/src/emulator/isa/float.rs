@@ -4,7 +4,7 @@
 //! unit of the last place (plus rounding noise far below): always within the stated bound, never the hardware's bits.
 
 use super::{
-    Op, Row, Row64,
+    Op, Row, Row64, Slot,
     lower::Lowerer,
     mods::Mods,
     num::{
@@ -47,6 +47,9 @@ macro_rules! directed {
 }
 
 pub(super) fn lower(l: &mut Lowerer<'_>, m: &mut Mods<'_>, o: &[Operand]) -> Lowered {
+    if m.name == "testp" {
+        return property(l, m, o);
+    }
     let approx = m.has("approx");
     let full = m.has("full");
     let rounding = m.one_of(&ROUNDINGS);
@@ -54,9 +57,6 @@ pub(super) fn lower(l: &mut Lowerer<'_>, m: &mut Mods<'_>, o: &[Operand]) -> Low
     let sat = m.has("sat");
     let nan = matches!(m.name, "min" | "max") && m.has("NaN");
     let ty = m.ty()?;
-    if m.name == "testp" {
-        return m.error("not known");
-    }
     if ty == Ty::F64 {
         return double(l, m, o, rounding, approx, ftz);
     }
@@ -85,6 +85,32 @@ pub(super) fn lower(l: &mut Lowerer<'_>, m: &mut Mods<'_>, o: &[Operand]) -> Low
             Ok((Op::R1(f, l.dr(d, 4)?, l.r(a, 4)?), class))
         }
     }
+}
+
+/// `testp`: what kind of value it is.
+fn property(l: &mut Lowerer<'_>, m: &mut Mods<'_>, o: &[Operand]) -> Lowered {
+    use std::num::FpCategory::{self, Infinite, Nan, Normal, Subnormal, Zero};
+    const KINDS: [(&str, &[FpCategory]); 6] = [
+        ("finite", &[Zero, Subnormal, Normal]),
+        ("infinite", &[Infinite]),
+        ("number", &[Zero, Subnormal, Normal, Infinite]),
+        ("notanumber", &[Nan]),
+        ("normal", &[Normal]),
+        ("subnormal", &[Subnormal]),
+    ];
+    let kinds = m.must("a property", &KINDS)?;
+    let ty = m.ty()?;
+    let [d, a] = l.operands(o)?;
+    // By lane, with the set of kinds as bits of a second operand.
+    let bit = |kind: FpCategory| 1 << kind as u64;
+    let set = kinds.iter().fold(0, |set, &kind| set | bit(kind));
+    let f: fn([u64; 4]) -> u64 = match ty {
+        Ty::F32 => |[a, set, ..]| set >> f(a as u32).classify() as u64 & 1,
+        Ty::F64 => |[a, set, ..]| set >> f64::from_bits(a).classify() as u64 & 1,
+        _ => return m.bad_type(ty),
+    };
+    let (a, set) = (l.source(a, ty.bytes())?, Slot::Q(l.constant64(set)));
+    Ok((Op::Lanes { f, d: Slot::P(l.dp(d)?), s: [a, set, a, a], n: 2 }, Class::Integer))
 }
 
 type Binary = fn(&Row, &Row) -> Row;
