@@ -144,7 +144,8 @@ pub fn reduced(shape: &Shape) -> Shape {
             let rows = (*rows).min(96);
             // Never below two tiles of outputs, and whole blocks of any format.
             let cols = (*cols).min((EMULATED_PRODUCTS / (rows * inner)).max(256) / 64 * 64);
-            let inner = (*inner).min((EMULATED_PRODUCTS / (rows * cols)).max(256) / 256 * 256);
+            let most = (EMULATED_PRODUCTS / (rows * cols)).max(256);
+            let inner = if *inner > most { most / 256 * 256 } else { *inner };
             Shape::Matrix { rows, inner, cols, format: *format }
         }
         Shape::Attention { heads, sequences, shared } => {

@@ -135,6 +135,7 @@ fn shapes_for_the_emulator_are_small_and_alike() {
         (matrix(1, 4096, 6144), matrix(1, 4096, 6144)),
         (matrix(4096, 4096, 28672), matrix(96, 2560, 256)),
         (matrix(4096, 14336, 4096), matrix(96, 2560, 256)),
+        (matrix(512, 576, 960), matrix(96, 576, 960)),
         (attention(heads, vec![(1, 1200); 64], 1104), attention(group, vec![(1, 320); 2], 192)),
         (attention(heads, vec![(512, 2048)], 0), attention(group, vec![(64, 320)], 0)),
         (attention(heads, vec![(3, 20)], 16), attention(group, vec![(3, 20)], 16)),
