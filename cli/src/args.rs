@@ -326,9 +326,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value = "True", default_missing_value = "True",
           value_parser = python_bool, action = clap::ArgAction::Set)]
     pub dump_eval_details: bool,
-    /// Only `all` has a meaning here: answers are kept as they come, and scoring takes milliseconds
+    /// all; infer: only ask; eval: score the predictions of an earlier run (-r), ours or OpenCompass's; viz: only show
+    /// the table of its results
     #[arg(short, long, value_name = "MODE", default_value = "all")]
     pub mode: String,
+    /// Group averages of one dataset only: ceval, cmmlu, mmlu … [default: example, those of all datasets of the run]
+    #[arg(long, value_name = "NAME")]
+    pub summarizer: Option<String>,
     /// Accepted for OpenCompass's command lines, where it has no effect either
     #[arg(long, value_name = "N", hide = true)]
     pub min_out_len: Option<usize>,

@@ -7,7 +7,7 @@ use crate::{
     kwargs,
 };
 use oc_engine::{Device, Dtype, EngineOptions};
-use oc_eval::{EvalConfig, ModelConfig, Resume, datasets, model_abbr, models, names};
+use oc_eval::{EvalConfig, ModelConfig, Resume, Stage, Summarizer, datasets, model_abbr, models, names};
 use std::path::{Path, PathBuf};
 
 /// A model and how to load it.
@@ -80,7 +80,6 @@ impl Environment {
 /// # Errors
 /// Arguments that make no sense, and a configuration that cannot be read. Weights that are not there are no error yet.
 pub fn job(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result<Job> {
-    check_mode(&args.run)?;
     note_ineffective(&args.run, notes);
     let mut configuration = args.config.as_deref().map(Configuration::read).transpose()?;
     let entries = match &mut configuration {
@@ -120,7 +119,12 @@ pub fn job(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result
         evaluations.push(evaluation);
     }
     if let Some(configuration) = &configuration {
-        evaluations.iter_mut().for_each(|evaluation| configured(&mut evaluation.config, configuration, args));
+        for Evaluation { config, .. } in &mut evaluations {
+            configured(config, configuration, args);
+            if let (None, Some(summarizer)) = (&args.run.summarizer, &configuration.summarizer) {
+                config.summarizer = Summarizer::parse(summarizer)?;
+            }
+        }
     }
     Ok(Job { evaluations, configuration })
 }
@@ -177,10 +181,12 @@ fn shortcut(name: &str) -> Result<Entry> {
 }
 
 /// What does not depend on the model.
-fn common(args: &EvalArgs, env: &Environment) -> EvalConfig {
+fn common(args: &EvalArgs, env: &Environment) -> Result<EvalConfig> {
     let QuestionArgs { datasets, data_dir, subjects, limit, .. } = &args.questions;
     let default = EvalConfig::default();
-    EvalConfig {
+    Ok(EvalConfig {
+        stage: stage(&args.run)?,
+        summarizer: args.run.summarizer.as_deref().map(Summarizer::named).transpose()?.unwrap_or_default(),
         datasets: datasets.clone(),
         data_dir: find_data(data_dir.as_deref(), env.data_cache.as_deref()),
         work_dir: args.run.work_dir.clone().unwrap_or(default.work_dir.clone()),
@@ -194,7 +200,7 @@ fn common(args: &EvalArgs, env: &Environment) -> EvalConfig {
         dump_eval_details: args.run.dump_eval_details,
         timestamp: env.now.clone(),
         ..default
-    }
+    })
 }
 
 /// The model of `--hf-path`.
@@ -205,9 +211,17 @@ fn by_flags(args: &EvalArgs, env: &Environment, notes: &mut Vec<String>) -> Resu
     let max_out_len = max_out_len.unwrap_or(EvalConfig::default().max_out_len);
     // The output comes on top of the prompt's limit, as in OpenCompass.
     let context = max_seq_len.map(|len| len + max_out_len);
-    let model = model(&args.model, context, notes)?;
+    // Scoring needs the model's name, not its weights.
+    let (model, record) = if stage(&args.run)?.infers() {
+        let model = model(&args.model, context, notes)?;
+        let record = model.as_ref().map(|model| model.config.clone());
+        (model, record.unwrap_or_default())
+    } else {
+        let path = args.model.hf_path.as_ref().ok_or_else(no_model)?;
+        (None, record(&args.model, path, notes)?)
+    };
     let config = EvalConfig {
-        model: model.as_ref().map(|model| model.config.clone()).unwrap_or_default(),
+        model: record,
         hf_type: hf_type.map(Into::into).unwrap_or_default(),
         meta_template: meta_template.clone(),
         max_seq_len: *max_seq_len,
@@ -216,7 +230,7 @@ fn by_flags(args: &EvalArgs, env: &Environment, notes: &mut Vec<String>) -> Resu
         stop_words: stop_words.clone(),
         temperature: sampling.temperature,
         seed: sampling.seed,
-        ..common(args, env)
+        ..common(args, env)?
     };
     Ok(Evaluation { config, model: model.ok_or_else(no_model) })
 }
@@ -241,7 +255,7 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
         eos_token_ids: settings.eos_token_ids,
         temperature: settings.sampling.temperature,
         seed: settings.sampling.seed,
-        ..common(args, env)
+        ..common(args, env)?
     };
     let model = settings.path.map(|path| Model { path, options, config: settings.config });
     Ok(Evaluation { config, model })
@@ -280,23 +294,32 @@ fn note_overridden(args: &EvalArgs, notes: &mut Vec<String>) {
 /// Unknown keys, contradictions, and a path that does not exist.
 pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<String>) -> Result<Option<Model>> {
     let kwargs = kwargs::model(&args.model_kwargs, notes)?;
-    let tokenizer_kwargs = kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
     let options = options(args, kwargs.dtype, kwargs.device, max_seq_len)?;
-    let Some(given) = &args.hf_path else { return Ok(None) };
+    let Some(given) = &args.hf_path else {
+        kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
+        return Ok(None);
+    };
     let path = exists("--hf-path", given)?;
     let tokenizer_path = args.tokenizer_path.as_ref().map(|given| exists("--tokenizer-path", given)).transpose()?;
     // The tutorial gives the model's own folder, where a GGUF file or folder is found anyway.
     let options = EngineOptions { tokenizer_path: tokenizer_path.filter(|tokenizer| *tokenizer != path), ..options };
-    let config = ModelConfig {
-        abbr: model_abbr(given),
-        path: given.clone(),
+    // What is worth knowing of its arguments was said above.
+    let config = record(args, given, &mut Vec::new())?;
+    kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
+    Ok(Some(Model { path, options, config }))
+}
+
+/// What is written down of the model at `path`.
+fn record(args: &ModelArgs, path: &str, notes: &mut Vec<String>) -> Result<ModelConfig> {
+    Ok(ModelConfig {
+        abbr: model_abbr(path),
+        path: path.to_owned(),
         tokenizer_path: args.tokenizer_path.clone(),
-        model_kwargs: kwargs.raw,
-        tokenizer_kwargs,
+        model_kwargs: kwargs::model(&args.model_kwargs, notes)?.raw,
+        tokenizer_kwargs: kwargs::tokenizer(&args.tokenizer_kwargs, notes)?,
         num_gpus: args.num_gpus.unwrap_or(0),
         dict: None,
-    };
-    Ok(Some(Model { path, options, config }))
+    })
 }
 
 /// How to load a model. `dtype`, `device`: what its `model_kwargs` say.
@@ -358,15 +381,10 @@ fn exists(flag: &str, given: &str) -> Result<PathBuf> {
     Err(Error::input(format!("{flag} {given}: no such file or folder"), hint))
 }
 
-fn check_mode(run: &RunArgs) -> Result<()> {
-    match run.mode.as_str() {
-        "all" => Ok(()),
-        "infer" | "eval" | "viz" => Err(Error::input(
-            format!("--mode {} is not supported: answers are kept as they come, and scored at the end", run.mode),
-            "leave it out; -r scores a finished run again without asking anything",
-        )),
-        other => Err(Error::input(format!("unknown mode `{other}`"), "the only mode here is all")),
-    }
+fn stage(run: &RunArgs) -> Result<Stage> {
+    let all = [Stage::All, Stage::Infer, Stage::Eval, Stage::Viz];
+    let stage = all.into_iter().find(|stage| stage.name() == run.mode);
+    stage.ok_or_else(|| Error::input(format!("unknown mode `{}`", run.mode), "the modes are all, infer, eval and viz"))
 }
 
 fn note_ineffective(run: &RunArgs, notes: &mut Vec<String>) {
@@ -448,7 +466,7 @@ mod tests {
         assert!(error("--device cpu --model-kwargs device_map=cuda").contains("contradicts device_map"));
         assert!(error("--hf-path internlm/internlm2-7b").contains("nothing is downloaded"));
         assert!(error("--hf-path ./absent.gguf").starts_with("--hf-path ./absent.gguf: no such file or folder"));
-        assert!(error("--mode infer").contains("-r scores a finished run again"));
+        assert!(error("--summarizer cevall").starts_with("unknown summarizer `cevall` (did you mean `ceval`?)"));
         assert!(error("--mode x").contains("unknown mode `x`"));
     }
 

@@ -14,7 +14,6 @@ const NOT_SUPPORTED: &[(&[&str], &str, &str)] = &[
         "one process on this machine does all the work; start it from your own job script",
     ),
     (&["-a", "--accelerator"], "other inference engines", "oc-cli is its own inference engine; leave it out"),
-    (&["--summarizer"], "other summarizers", "group averages are always printed below the table; leave it out"),
     (&["--config-verbose"], "printed configurations", "the run folder holds the whole configuration"),
     (&["--peft-path", "--peft-kwargs"], "adapters", "merge the adapter into the weights first, and give that folder"),
     (

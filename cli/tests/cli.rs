@@ -102,7 +102,6 @@ fn flags_of_opencompass_without_a_meaning_here_are_named() {
         ("-a vllm", "-a: other inference engines"),
         ("--peft-path x", "--peft-path: adapters"),
         ("--custom-dataset-path x.csv", "--custom-dataset-path: custom datasets"),
-        ("--mode infer", "--mode infer is not supported"),
     ] {
         refuses(cli.run(&format!("eval --datasets ceval_gen {flags}")), message, "");
     }

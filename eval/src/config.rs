@@ -1,5 +1,10 @@
 //! What to evaluate, fully resolved: nothing in this crate reads flags, the environment or the home folder.
 
+use crate::{
+    Error, Result,
+    datasets::{self, Group},
+    names,
+};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -30,6 +35,126 @@ pub enum Resume {
     Latest,
     /// The one of this name, `YYYYmmdd_HHMMSS`.
     Run(String),
+}
+
+/// What of a run to do (`-m`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Ask, score and summarize.
+    #[default]
+    All,
+    /// Only ask: answers and predictions files.
+    Infer,
+    /// Score the predictions files of an earlier run, and summarize.
+    Eval,
+    /// Summarize the results files of an earlier run.
+    Viz,
+}
+
+impl Stage {
+    /// The spelling of `-m`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Infer => "infer",
+            Self::Eval => "eval",
+            Self::Viz => "viz",
+        }
+    }
+
+    /// Whether a model is asked.
+    pub const fn infers(self) -> bool {
+        matches!(self, Self::All | Self::Infer)
+    }
+}
+
+/// What the summary shows. `Default`: every subset, then every group of the datasets that is complete.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summarizer {
+    /// Only these rows, in this order: a subset or group, and one of its metrics (`None`: the first).
+    pub rows: Option<Vec<(String, Option<String>)>>,
+    /// The groups; `None`: those of the datasets.
+    pub groups: Option<Vec<Group>>,
+}
+
+impl Summarizer {
+    /// The one that OpenCompass's dictionary describes: `dataset_abbrs` and `summary_groups`, either of which may be
+    /// missing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for what is malformed, and for ways to average that do not exist here.
+    pub fn parse(dict: &Value) -> Result<Self> {
+        let wrong = |what: String| Error::Config { what: format!("summarizer: {what}") };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let rows = match dict.get("dataset_abbrs") {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(rows)) => {
+                let row = |row: &Value| match row {
+                    Value::String(name) => Ok((name.clone(), None)),
+                    Value::Array(pair) if pair.len() == 2 => {
+                        let name =
+                            text(&pair[0]).ok_or_else(|| wrong(format!("{row} in dataset_abbrs has no name")))?;
+                        Ok((name, text(&pair[1])))
+                    }
+                    other => Err(wrong(format!("{other} in dataset_abbrs, wanted a name or a name and a metric"))),
+                };
+                Some(rows.iter().map(row).collect::<Result<Vec<_>>>()?)
+            }
+            Some(other) => return Err(wrong(format!("dataset_abbrs is {other}, wanted a list"))),
+        };
+        let groups = match dict.get("summary_groups") {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(groups)) if groups.is_empty() => None,
+            Some(Value::Array(groups)) => Some(groups.iter().map(group).collect::<Result<Vec<_>>>()?),
+            Some(other) => return Err(wrong(format!("summary_groups is {other}, wanted a list"))),
+        };
+        Ok(Self { rows, groups })
+    }
+
+    /// The one of this name: `example`, which is the default, or a dataset's with its own groups only: `ceval`, `mmlu` ….
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the known names.
+    pub fn named(name: &str) -> Result<Self> {
+        if name == "example" {
+            return Ok(Self::default());
+        }
+        let family = datasets::families().iter().find(|family| family.folder == name && !family.groups().is_empty());
+        if let Some(family) = family {
+            return Ok(Self { rows: None, groups: Some(family.groups()) });
+        }
+        let grouped = datasets::families().iter().filter(|family| !family.groups().is_empty());
+        let known: Vec<&str> = ["example"].into_iter().chain(grouped.map(|family| family.folder)).collect();
+        let near = names::did_you_mean(&names::near(name, known.iter().copied()));
+        let what = format!("unknown summarizer `{name}`{near}\n\nhint: known summarizers are {}", known.join(", "));
+        Err(Error::Config { what })
+    }
+}
+
+/// An element of `summary_groups`.
+fn group(dict: &Value) -> Result<Group> {
+    let name = dict["name"].as_str().unwrap_or_default();
+    let wrong = |what: &str| Error::Config { what: format!("summarizer: group `{name}`: {what}") };
+    let known = ["name", "subsets", "weights"];
+    let keys = dict.as_object().ok_or_else(|| wrong("it is no dictionary"))?.keys();
+    if let Some(key) = keys.into_iter().find(|key| !known.contains(&key.as_str())) {
+        return Err(wrong(&format!("`{key}` is not supported; known are {}", known.join(", "))));
+    }
+    let names = dict["subsets"].as_array().and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    let subsets: Vec<String> =
+        names.ok_or_else(|| wrong("`subsets` must be a list of names"))?.into_iter().map(str::to_owned).collect();
+    if name.is_empty() || subsets.is_empty() {
+        return Err(wrong("it needs a `name` and `subsets`"));
+    }
+    let weights = match dict.get("weights").and_then(Value::as_object).filter(|weights| !weights.is_empty()) {
+        None => Vec::new(),
+        Some(weights) => {
+            let weight = |subset: &String| weights.get(subset).and_then(Value::as_f64);
+            let all = subsets.iter().map(weight).collect::<Option<Vec<_>>>();
+            all.ok_or_else(|| wrong("`weights` must have a number for each subset"))?
+        }
+    };
+    Ok(Group { weights, ..Group::new(name, subsets) })
 }
 
 /// What is known of the model before it is loaded. Only written to the record of the run, never interpreted.
@@ -100,6 +225,10 @@ pub struct EvalConfig {
     pub temperature: f32,
     /// Seed of sampling; no effect when greedy.
     pub seed: u64,
+    /// What of the run to do. [`Stage::Eval`] and [`Stage::Viz`] need [`resume`](Self::resume).
+    pub stage: Stage,
+    /// What the summary shows.
+    pub summarizer: Summarizer,
     /// Go on with an earlier run.
     pub resume: Option<Resume>,
     /// Plan only: build every prompt, count, generate nothing and write nothing.
@@ -132,6 +261,8 @@ impl Default for EvalConfig {
             eos_token_ids: None,
             temperature: 0.0,
             seed: 0,
+            stage: Stage::All,
+            summarizer: Summarizer::default(),
             resume: None,
             dry_run: false,
             dump_eval_details: true,

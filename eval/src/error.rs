@@ -113,6 +113,14 @@ pub enum Error {
         /// What was there.
         found: String,
     },
+    /// `-r` names a run of another program, and more than scoring was wanted.
+    #[error(
+        "{run} has answers but no journal.jsonl: another program's run\n\nhint: its answers can be scored with -m eval -r {run}, and its scores shown with -m viz -r {run}; to ask a model, start a new run without -r"
+    )]
+    NotOurs {
+        /// The run.
+        run: String,
+    },
     /// Another process is writing the run.
     #[error(
         "{run} is being written by another process\n\nhint: wait for it or stop it; without -r a new run is started"

@@ -79,11 +79,17 @@ fn show(value: Option<&Value>) -> String {
     }
 }
 
-/// SHA-256 of token ids as little-endian 32-bit words, in hex.
-pub(crate) fn hash_ids(ids: &[u32]) -> String {
+/// SHA-256 of the ids of all prompts of a question as little-endian 32-bit words, each prompt but the first behind a
+/// word that is no id, in hex.
+pub(crate) fn hash_prompts<'a>(prompts: impl Iterator<Item = &'a [u32]>) -> String {
     let mut hash = Sha256::new();
-    for id in ids {
-        hash.update(id.to_le_bytes());
+    for (i, ids) in prompts.enumerate() {
+        if i > 0 {
+            hash.update(u32::MAX.to_le_bytes());
+        }
+        for id in ids {
+            hash.update(id.to_le_bytes());
+        }
     }
     hash.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -139,7 +145,9 @@ mod tests {
     #[test]
     fn ids_are_hashed_as_words() {
         // sha256 of the bytes 01 00 00 00 02 01 00 00, from Python's hashlib.
-        assert_eq!(hash_ids(&[1, 258]), "fb8bbe2ad3ab5292f19bc5d75bbab9b5fbddc5a78ce47ab41b2d3d59bca08596");
-        assert_ne!(hash_ids(&[1, 2]), hash_ids(&[2, 1]));
+        let hash = |prompts: &[&[u32]]| hash_prompts(prompts.iter().copied());
+        assert_eq!(hash(&[&[1, 258]]), "fb8bbe2ad3ab5292f19bc5d75bbab9b5fbddc5a78ce47ab41b2d3d59bca08596");
+        assert_ne!(hash(&[&[1, 2]]), hash(&[&[2, 1]]));
+        assert_ne!(hash(&[&[1], &[2, 3]]), hash(&[&[1, 2], &[3]]));
     }
 }

@@ -1,8 +1,9 @@
 //! The append-only record of a run: one line of JSON per finished sample, so that a kill costs at most the sample
 //! that was being written.
 //!
-//! The first line holds the [`Fingerprint`]; every further one a sample. Lines are only ever appended, each with one
-//! write, and a sample counts as finished when its line is on disk. Where a sample stands twice, the later line holds.
+//! A head names a model and its [`Fingerprint`]; the samples that follow are its answers, until the next head. Lines are
+//! only ever appended, each with one write, and a sample counts as finished when its line is on disk. Where a sample
+//! stands twice, the later line holds.
 
 use crate::{Error, Result, fingerprint::Fingerprint};
 use oc_engine::{FinishReason, Output};
@@ -17,7 +18,7 @@ use std::{
 };
 
 /// Version of the line format.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// A finished line waits for the disk at most this long while further ones come in.
 const MAX_SYNC_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,54 +33,123 @@ pub(crate) struct Entry {
     pub abbr: String,
     /// 0-based row.
     pub index: usize,
-    /// [`hash_ids`](crate::fingerprint::hash_ids) of the prompt as sent.
+    /// Hash of the ids of its prompts as sent.
     pub ids: String,
-    /// The generated text.
-    pub text: String,
-    /// Why it ended: `eos`, `stop` or `length`.
-    pub finish: String,
-    /// Tokens of the prompt as sent.
+    /// The settings of its subset that it depends on, in words.
+    pub settings: String,
+    /// What came back.
+    #[serde(flatten)]
+    pub reply: Reply,
+    /// Tokens of the prompts as sent.
     pub prompt_tokens: usize,
-    /// Solved examples left in the prompt.
+    /// Solved examples left in the shortest prompt.
     pub shots: usize,
-    /// Tokens cut from the prompt's beginning.
+    /// Most tokens cut from the beginning of a prompt.
     pub cut: usize,
-    /// The generated ids.
-    pub tokens: Vec<u32>,
-    /// Natural log-probability of each; null where it is not a number.
-    pub logprobs: Vec<Option<f32>>,
 }
 
-impl Entry {
-    pub(crate) fn new(abbr: &str, index: usize, ids: String, shots: usize, cut: usize, output: Output) -> Self {
+/// What came back for a question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Reply {
+    /// A generation.
+    Text {
+        /// The generated text.
+        text: String,
+        /// Why it ended: `eos`, `stop` or `length`.
+        finish: String,
+        /// The generated ids.
+        tokens: Vec<u32>,
+        /// Natural log-probability of each; null where it is not a number.
+        logprobs: Vec<Option<f32>>,
+    },
+    /// Scores.
+    Numbers {
+        /// Of each label or choice as OpenCompass has it; null where it is not a finite number.
+        numbers: Vec<Option<f64>>,
+    },
+}
+
+impl Reply {
+    /// Of a generation.
+    pub(crate) fn text(output: Output) -> Self {
         let finish = match output.finish {
             FinishReason::Eos => "eos",
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
         };
-        Self {
-            abbr: abbr.into(),
-            index,
-            ids,
+        Self::Text {
             text: output.text,
             finish: finish.into(),
-            prompt_tokens: output.prompt_tokens,
-            shots,
-            cut,
             tokens: output.tokens,
             logprobs: output.logprobs.iter().map(|p| p.is_finite().then_some(*p)).collect(),
         }
     }
+
+    /// Of scores.
+    pub(crate) fn numbers(numbers: &[f64]) -> Self {
+        Self::Numbers { numbers: numbers.iter().map(|x| x.is_finite().then_some(*x)).collect() }
+    }
 }
 
-/// Finished samples by subset and row.
+/// Finished samples of one model by subset and row.
 pub(crate) type Entries = HashMap<(String, usize), Entry>;
 
-/// The first line.
+/// A line before the samples of a model.
 #[derive(Serialize, Deserialize)]
 struct Header {
     journal: u64,
+    model: String,
     fingerprint: Map<String, Value>,
+}
+
+/// What the journal of a run holds of one model.
+#[derive(Debug, Default)]
+struct Section {
+    model: String,
+    /// Of every head; all are alike unless the file was edited.
+    fingerprint: Map<String, Value>,
+    entries: Entries,
+}
+
+/// What the journal of a run holds.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    sections: Vec<Section>,
+    /// The model of the last head.
+    last: Option<String>,
+    /// Bytes up to the end of the last whole line.
+    valid: usize,
+}
+
+impl Recorded {
+    /// What the journal at `path` holds, without changing or locking it; nothing where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Journal`], [`Error::Read`].
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        match std::fs::read(path) {
+            Ok(bytes) => parse(&bytes, path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(Error::Read { path: path.into(), source }),
+        }
+    }
+
+    /// Takes the answers of `model`, which must have been given under this fingerprint.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] names every field that differs.
+    pub(crate) fn take(&mut self, model: &str, run: &str, fingerprint: &Fingerprint) -> Result<Entries> {
+        let Some(section) = self.sections.iter_mut().find(|section| section.model == model) else {
+            return Ok(Entries::new());
+        };
+        let differences = fingerprint.differences(&section.fingerprint);
+        if differences.is_empty() {
+            Ok(std::mem::take(&mut section.entries))
+        } else {
+            Err(Error::Mismatch { run: run.into(), differences })
+        }
+    }
 }
 
 /// An open journal, locked against other writers.
@@ -88,18 +158,22 @@ pub(crate) struct Journal {
     file: File,
     path: PathBuf,
     run: String,
+    /// Bytes to keep when the first line is written: a torn one behind them goes.
+    keep: Option<u64>,
+    /// Whose samples the next lines are.
+    model: Option<String>,
     unsynced: usize,
     last_sync: Instant,
     sync_cost: Duration,
 }
 
 impl Journal {
-    /// Opens the journal at `path` of the run named `run`, or begins it; returns what it holds. A torn last line is
-    /// cut off.
+    /// Opens the journal at `path` of the run named `run`, or begins it; returns what it holds. Nothing is changed before
+    /// [`begin`](Self::begin).
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::Mismatch`], [`Error::Journal`], [`Error::Read`], [`Error::Write`].
-    pub(crate) fn open(path: &Path, run: &str, fingerprint: &Fingerprint) -> Result<(Self, Entries)> {
+    /// [`Error::Locked`], [`Error::Journal`], [`Error::Read`], [`Error::Write`].
+    pub(crate) fn open(path: &Path, run: &str) -> Result<(Self, Recorded)> {
         let failed = |source| write_error(path, run, source);
         let file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(failed)?;
         match file.try_lock() {
@@ -110,41 +184,36 @@ impl Journal {
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
         let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let parsed = parse(&bytes, path)?;
-        // Before anything is changed: the torn line may belong to a run with other settings.
-        parsed.header.as_ref().map_or(Ok(()), |recorded| check(recorded, run, fingerprint))?;
-        let mut journal = Self {
+        let recorded = parse(&bytes, path)?;
+        let journal = Self {
             file,
             path: path.into(),
             run: run.into(),
+            keep: (recorded.valid < bytes.len()).then_some(recorded.valid as u64),
+            model: recorded.last.clone(),
             unsynced: 0,
             last_sync: Instant::now(),
             sync_cost: Duration::ZERO,
         };
-        if parsed.valid < bytes.len() {
-            journal.file.set_len(parsed.valid as u64).map_err(failed)?;
-        }
-        if parsed.header.is_none() {
-            journal.write_line(&Header { journal: FORMAT, fingerprint: fingerprint.to_map() })?;
-            journal.sync()?;
-            sync_folder(path);
-        }
-        Ok((journal, parsed.entries))
+        Ok((journal, recorded))
     }
 
-    /// What the journal at `path` holds, without changing or locking it; nothing where there is none.
+    /// Says whose samples come next. A torn last line is cut off.
     ///
     /// # Errors
-    /// As for [`open`](Self::open).
-    pub(crate) fn read(path: &Path, run: &str, fingerprint: &Fingerprint) -> Result<Entries> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(Error::Read { path: path.into(), source }),
-        };
-        let parsed = parse(&bytes, path)?;
-        parsed.header.map_or(Ok(()), |recorded| check(&recorded, run, fingerprint))?;
-        Ok(parsed.entries)
+    /// [`Error::Write`].
+    pub(crate) fn begin(&mut self, model: &str, fingerprint: &Fingerprint) -> Result<()> {
+        if let Some(keep) = self.keep.take() {
+            self.file.set_len(keep).map_err(|source| write_error(&self.path, &self.run, source))?;
+        }
+        if self.model.as_deref() == Some(model) {
+            return Ok(());
+        }
+        self.write_line(&Header { journal: FORMAT, model: model.into(), fingerprint: fingerprint.to_map() })?;
+        self.sync()?;
+        sync_folder(&self.path);
+        self.model = Some(model.into());
+        Ok(())
     }
 
     /// Appends a sample. It is safe from a crash of this process at once, and from one of the machine after
@@ -185,35 +254,17 @@ impl Journal {
     }
 }
 
-struct Parsed {
-    header: Option<Map<String, Value>>,
-    entries: Entries,
-    /// Bytes up to the end of the last whole line.
-    valid: usize,
-}
-
 /// Reads lines; the last one may be torn, the others may not.
-fn parse(bytes: &[u8], path: &Path) -> Result<Parsed> {
-    let mut parsed = Parsed { header: None, entries: Entries::new(), valid: 0 };
+fn parse(bytes: &[u8], path: &Path) -> Result<Recorded> {
+    let mut recorded = Recorded::default();
     let mut lines = bytes.split_inclusive(|b| *b == b'\n').enumerate().peekable();
     while let Some((number, line)) = lines.next() {
         let is_last = lines.peek().is_none();
         if is_last && line.last() != Some(&b'\n') {
             break;
         }
-        let read = if number == 0 {
-            serde_json::from_slice(line).map_err(|e| e.to_string()).and_then(|header: Header| {
-                parsed.header = Some(header.fingerprint);
-                let known = header.journal == FORMAT;
-                known.then_some(()).ok_or(format!("journal format {}, this program knows {FORMAT}", header.journal))
-            })
-        } else {
-            serde_json::from_slice(line).map_err(|e| e.to_string()).map(|entry: Entry| {
-                parsed.entries.insert((entry.abbr.clone(), entry.index), entry);
-            })
-        };
-        match read {
-            Ok(()) => parsed.valid += line.len(),
+        match recorded.read_line(line, number == 0) {
+            Ok(()) => recorded.valid += line.len(),
             // After a power failure the last line may have its full length but not its content.
             Err(_) if is_last && number > 0 => break,
             Err(reason) => {
@@ -223,12 +274,35 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Parsed> {
             }
         }
     }
-    Ok(parsed)
+    Ok(recorded)
 }
 
-fn check(recorded: &Map<String, Value>, run: &str, fingerprint: &Fingerprint) -> Result<()> {
-    let differences = fingerprint.differences(recorded);
-    if differences.is_empty() { Ok(()) } else { Err(Error::Mismatch { run: run.into(), differences }) }
+impl Recorded {
+    fn read_line(&mut self, line: &[u8], is_first: bool) -> Result<(), String> {
+        if is_first || line.starts_with(b"{\"journal\"") {
+            let journal: Format = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+            if journal.journal != FORMAT {
+                return Err(format!("journal format {}, this program knows {FORMAT}", journal.journal));
+            }
+            let Header { model, fingerprint, .. } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+            if !self.sections.iter().any(|section| section.model == model) {
+                self.sections.push(Section { model: model.clone(), fingerprint, entries: Entries::new() });
+            }
+            self.last = Some(model);
+            return Ok(());
+        }
+        let entry: Entry = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+        let section = self.sections.iter_mut().find(|section| self.last.as_ref() == Some(&section.model));
+        let section = section.ok_or("no head stands before it")?;
+        section.entries.insert((entry.abbr.clone(), entry.index), entry);
+        Ok(())
+    }
+}
+
+/// The part of a head that every format has.
+#[derive(Deserialize)]
+struct Format {
+    journal: u64,
 }
 
 fn write_error(path: &Path, run: &str, source: io::Error) -> Error {
@@ -272,11 +346,27 @@ mod tests {
             prompt_tokens: 9,
             cached_tokens: 0,
         };
-        Entry::new("ceval-law", index, "hash".into(), 5, 0, output)
+        Entry {
+            abbr: "ceval-law".into(),
+            index,
+            ids: "hash".into(),
+            settings: "max_out_len 16".into(),
+            reply: Reply::text(output),
+            prompt_tokens: 9,
+            shots: 5,
+            cut: 0,
+        }
+    }
+
+    fn read(path: &Path, dtype: &str) -> Result<Entries> {
+        Recorded::read(path)?.take("model", "run", &fingerprint(dtype))
     }
 
     fn open(path: &Path) -> Result<(Journal, Entries)> {
-        Journal::open(path, "run", &fingerprint("f32"))
+        let (mut journal, mut recorded) = Journal::open(path, "run")?;
+        let entries = recorded.take("model", "run", &fingerprint("f32"))?;
+        journal.begin("model", &fingerprint("f32"))?;
+        Ok((journal, entries))
     }
 
     #[test]
@@ -301,7 +391,40 @@ mod tests {
         assert_eq!(entries.len(), 2);
         // The later line of a sample holds.
         assert_eq!(entries[&("ceval-law".to_owned(), 0)], entry(0, "c"));
-        assert_eq!(entries[&("ceval-law".to_owned(), 1)].logprobs, [Some(-0.1), None]);
+        let Reply::Text { logprobs, .. } = &entries[&("ceval-law".to_owned(), 1)].reply else { panic!("text") };
+        assert_eq!(*logprobs, [Some(-0.1), None]);
+    }
+
+    #[test]
+    fn numbers_come_back_to_the_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut numbers: Vec<f64> = (1..2000).map(|i| (i as f64).sqrt().sin() * 10f64.powi(i % 40 - 20)).collect();
+        numbers.push(f64::INFINITY);
+        let (mut journal, _) = open(&path).unwrap();
+        journal.append(&Entry { reply: Reply::numbers(&numbers), ..entry(3, "") }).unwrap();
+        drop(journal);
+        let entries = open(&path).unwrap().1;
+        let Reply::Numbers { numbers: found } = &entries[&("ceval-law".to_owned(), 3)].reply else { panic!("numbers") };
+        assert_eq!(found.last(), Some(&None));
+        assert!(found.iter().flatten().map(|x| x.to_bits()).eq(numbers[..1999].iter().map(|x| x.to_bits())));
+    }
+
+    #[test]
+    fn models_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        for (turn, model) in ["a", "b", "a", "b", "b"].into_iter().enumerate() {
+            let (mut journal, mut recorded) = Journal::open(&path, "run").unwrap();
+            let entries = recorded.take(model, "run", &fingerprint(model)).unwrap();
+            assert_eq!(entries.len(), [0, 0, 1, 1, 2][turn]);
+            journal.begin(model, &fingerprint(model)).unwrap();
+            journal.append(&entry(turn, model)).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("{\"journal\":2,\"model\":").count(), 4, "{text}");
+        let error = Recorded::read(&path).unwrap().take("b", "run", &fingerprint("a")).unwrap_err().to_string();
+        assert!(error.starts_with("run cannot be resumed: dtype was b, now a\n\nhint: "), "{error}");
     }
 
     #[test]
@@ -318,7 +441,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for len in 0..=whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
-            let before = Journal::read(&path, "run", &fingerprint("f32")).unwrap();
+            let before = read(&path, "f32").unwrap();
             let (mut journal, entries) = open(&path).unwrap();
             let wanted = ends.iter().filter(|end| **end <= len).count().saturating_sub(1);
             assert_eq!((before.len(), entries.len()), (wanted, wanted), "cut at {len}");
@@ -346,9 +469,9 @@ mod tests {
         std::fs::write(&path, format!("hello\n{line}")).unwrap();
         let error = open(&path).unwrap_err().to_string();
         assert!(error.contains("line 1: not the head of a journal"), "{error}");
-        std::fs::write(&path, good.replace("{\"journal\":1", "{\"journal\":2")).unwrap();
+        std::fs::write(&path, good.replace("{\"journal\":2", "{\"journal\":1")).unwrap();
         let error = open(&path).unwrap_err().to_string();
-        assert!(error.contains("journal format 2, this program knows 1"), "{error}");
+        assert!(error.contains("journal format 1, this program knows 2"), "{error}");
     }
 
     #[test]
@@ -358,9 +481,8 @@ mod tests {
         let (journal, _) = open(&path).unwrap();
         assert!(matches!(open(&path), Err(Error::Locked { run }) if run == "run"));
         drop(journal);
-        let error = Journal::open(&path, "run", &fingerprint("bf16")).unwrap_err().to_string();
+        let error = read(&path, "bf16").unwrap_err().to_string();
         assert!(error.starts_with("run cannot be resumed: dtype was f32, now bf16\n\nhint: "), "{error}");
-        assert!(Journal::read(&path, "run", &fingerprint("bf16")).is_err());
         assert!(open(&path).is_ok());
     }
 
@@ -373,6 +495,8 @@ mod tests {
             file,
             path: "/dev/full".into(),
             run: "20260101_000000".into(),
+            keep: None,
+            model: None,
             unsynced: 0,
             last_sync: now,
             sync_cost: Duration::ZERO,

@@ -1,7 +1,7 @@
 //! What an evaluation needs of a model: the engine in production, a scripted one in tests.
 
 use crate::Result;
-use oc_engine::{Output, Request, Stats};
+use oc_engine::{Output, Request, Score, ScoreRequest, Stats};
 use serde::{Deserialize, Serialize};
 
 /// One message of a chat.
@@ -34,6 +34,9 @@ pub struct ModelIdentity {
 /// between them; and the counters so far. An error ends the generation and is returned by it.
 pub type OnOutput<'a> = dyn FnMut(Option<Output>, Stats) -> Result<()> + 'a;
 
+/// The same for [`Model::score`].
+pub type OnScore<'a> = dyn FnMut(Option<Score>, Stats) -> Result<()> + 'a;
+
 /// A language model with its tokenizer.
 pub trait Model {
     /// For messages, e.g. the file's name.
@@ -54,11 +57,15 @@ pub trait Model {
         texts.iter().map(|text| self.encode(text, add_special_tokens)).collect()
     }
 
-    /// The text that the model's chat template makes of `messages`, ending where the assistant's answer begins.
-    /// A named error if the model has no chat template.
-    fn apply_chat_template(&self, messages: &[Message]) -> Result<String>;
+    /// The text that the model's chat template makes of `messages`, ending where the assistant's next answer begins if
+    /// that is to be generated. A named error if the model has no chat template.
+    fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String>;
 
     /// Continues every request. [`Output::request`] is the index in `requests`; requests that share a beginning
     /// stand side by side. Returns what this call computed.
     fn generate(&mut self, requests: Vec<Request>, on_output: &mut OnOutput<'_>) -> Result<Stats>;
+
+    /// Finds the log-probabilities of every request. [`Score::request`] is the index in `requests`. Returns what this call
+    /// computed.
+    fn score(&mut self, requests: Vec<ScoreRequest>, on_score: &mut OnScore<'_>) -> Result<Stats>;
 }

@@ -13,15 +13,15 @@ pub struct RunReport {
     pub folder: Option<PathBuf>,
     /// What was planned.
     pub plan: Plan,
-    /// One per subset, in table order; empty in a dry run.
+    /// One per model and subset, models in order, subsets in table order; empty where nothing is scored.
     pub subsets: Vec<Subset>,
-    /// OpenCompass's table (`dataset version metric mode <model>`), as it prints it.
+    /// OpenCompass's table (`dataset version metric mode <model> …`), as it prints it; empty where nothing is scored.
     pub table: String,
     /// The group averages in the same form, for the line below the table; `None` where no group is complete.
     pub averages: Option<String>,
-    /// Over all questions; `None` in a dry run.
-    pub overall: Option<Overall>,
-    /// Our own line below the tables.
+    /// Over all questions, one per model; empty where nothing is scored.
+    pub overall: Vec<Overall>,
+    /// Our own line below the tables, one per model; empty where nothing is scored.
     pub line: String,
     /// Samples and subsets without an answer or score, and why. Not empty: exit status 1.
     pub failures: Vec<Failure>,
@@ -32,13 +32,15 @@ pub struct RunReport {
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subset {
+    /// The model's name.
+    pub model: String,
     /// E.g. `ceval-law`.
     pub abbr: String,
     /// First six hex digits of the prompt configuration's hash.
     pub version: String,
-    /// `gen`.
-    pub mode: &'static str,
-    /// Percent; `None` if it could not be scored.
+    /// `gen`, `ppl`, `clp` or `ll`.
+    pub mode: String,
+    /// Percent right; `None` if it could not be scored.
     pub accuracy: Option<f64>,
     /// Questions.
     pub questions: usize,

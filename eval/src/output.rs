@@ -4,12 +4,22 @@
 //! beside them. Everything but the journal is written at the end, from the journal, so it needs no syncing: what a
 //! crash spoils is written again on resume.
 
-use crate::{Error, Message, Prompt, Result, Resume, journal::Entry, score::Answer};
+use crate::{
+    Error, Result, Resume,
+    journal::{Entry, Reply},
+    python,
+    records::Record,
+    score::{Answer, Metrics},
+};
 use jiff::{ToSpan, civil::DateTime};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{
+    Map, Value, json,
+    ser::{Formatter, PrettyFormatter},
+};
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -90,12 +100,42 @@ impl RunFolder {
             Resume::Latest if !work_dir.exists() => return Err(missing("the folder does not exist")),
             Resume::Latest => runs(work_dir).pop().ok_or_else(|| missing("no folder is named YYYYmmdd_HHMMSS"))?,
         };
-        let folder = Self { path: work_dir.join(&name), name };
+        Ok(Self { path: work_dir.join(&name), name })
+    }
+
+    /// Refuses to go on asking in a folder that another program wrote: there is no record of how its answers were made.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`].
+    pub(crate) fn check_ours(&self) -> Result<()> {
         // A run that was killed before its first line has neither; one of OpenCompass has answers, but no journal.
-        if !folder.journal().exists() && folder.path.join("predictions").exists() {
-            return Err(missing(&format!("{} has answers but no journal.jsonl: another program's run", folder.name)));
+        if !self.journal().exists() && self.path.join("predictions").exists() {
+            return Err(Error::NotOurs { run: self.name.clone() });
         }
-        Ok(folder)
+        Ok(())
+    }
+
+    /// The recorded answers of a model to a subset: OpenCompass's `predictions/<model>/<subset>.json`, or its parts
+    /// `<subset>_0.json`, `<subset>_1.json` …; and the file that was read, or looked for.
+    ///
+    /// # Errors
+    /// As for [`read_json`]; [`Error::Config`] where a row is missing.
+    pub(crate) fn records(&self, model: &str, subset: &str) -> Result<(PathBuf, Option<Vec<Record>>)> {
+        let folder = self.path.join("predictions").join(model);
+        let whole = folder.join(format!("{subset}.json"));
+        if let Some(file) = read_json(&whole)? {
+            return Ok((whole.clone(), Some(rows(&whole, file)?)));
+        }
+        let mut all = Vec::new();
+        for part in 0.. {
+            let path = folder.join(format!("{subset}_{part}.json"));
+            match read_json(&path)? {
+                Some(file) => all.extend(rows(&path, file)?),
+                None if part == 0 => return Ok((whole, None)),
+                None => break,
+            }
+        }
+        Ok((folder.join(format!("{subset}_0.json")), Some(all)))
     }
 
     /// The record of finished samples.
@@ -139,6 +179,20 @@ impl RunFolder {
     }
 }
 
+/// The records of a predictions file in the order of their rows.
+fn rows(path: &Path, mut file: Map<String, Value>) -> Result<Vec<Record>> {
+    let wrong = |what: String| Error::Config {
+        what: format!("{}: {what}\n\nhint: remove the file and ask again with -m infer -r", path.display()),
+    };
+    let len = file.len();
+    let row = |index: usize| match file.remove(&index.to_string()) {
+        Some(Value::Object(record)) => Ok(record),
+        Some(_) => Err(wrong(format!("row {index} is no JSON object"))),
+        None => Err(wrong(format!("row {index} is missing"))),
+    };
+    (0..len).map(row).collect()
+}
+
 /// Names of the runs in `work_dir`, oldest first.
 fn runs(work_dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(work_dir).into_iter().flatten().flatten();
@@ -150,40 +204,36 @@ fn runs(work_dir: &Path) -> Vec<String> {
 }
 
 /// `predictions/<model>/<subset>.json`.
-pub(crate) fn predictions(answers: &[Answer<'_>]) -> String {
-    let record = |a: &Answer<'_>| json!({ "origin_prompt": origin_prompt(a.prompt), "prediction": a.prediction, "gold": a.gold });
-    python_json(&answers.iter().map(|a| (a.index.to_string(), record(a))).collect::<Map<_, _>>())
+pub(crate) fn predictions<'a>(records: impl IntoIterator<Item = (usize, &'a Record)>) -> String {
+    let records = records.into_iter().map(|(index, record)| (index.to_string(), Value::Object(record.clone())));
+    python_json(&records.collect::<Map<_, _>>())
 }
 
-/// `results/<model>/<subset>.json`; `accuracy` in percent.
-pub(crate) fn results(accuracy: f64, answers: Option<&[Answer<'_>]>) -> String {
-    let record = |a: &Answer<'_>| {
-        json!({
-            "prompt": origin_prompt(a.prompt),
-            "origin_prediction": a.prediction,
-            "predictions": a.extracted.answer,
-            "references": a.gold,
-        })
-    };
-    let mut file = Map::new();
-    file.insert("accuracy".into(), json!(accuracy));
-    if let Some(answers) = answers {
-        let mut details = Map::new();
-        details.insert("type".into(), "GEN".into());
-        details.extend(answers.iter().map(|a| (a.index.to_string(), record(a))));
-        file.insert("details".into(), details.into());
-    }
-    python_json(&file)
+/// `results/<model>/<subset>.json`.
+pub(crate) fn results(metrics: &Metrics, details: Option<&Value>) -> String {
+    // JSON has no NaN, but Python's files do.
+    let number = |x: &f64| if x.is_nan() { "NaN".to_owned() } else { python::float(*x) };
+    let metric = |(name, x): &(String, f64)| format!("    {}: {}", Value::from(name.as_str()), number(x));
+    let details = details.map(|details| format!("    \"details\": {}", python_json(details).replace('\n', "\n    ")));
+    format!("{{\n{}\n}}", metrics.iter().map(metric).chain(details).collect::<Vec<_>>().join(",\n"))
 }
 
-/// `logs/infer/<model>/<subset>.out`: a line for each question, with what its prompt lost.
+/// `logs/infer/<model>/<subset>.out`: a line for each question, with what its prompts lost.
 pub(crate) fn infer_log(entries: &[&Entry], all_shots: usize) -> String {
     let line = |e: &&Entry| {
         let (shots, cut) = (e.shots, e.cut);
-        json!({
+        let mut line = json!({
             "index": e.index, "prompt_tokens": e.prompt_tokens, "shots": shots, "cut": cut,
-            "truncated": shots < all_shots || cut > 0, "output_tokens": e.tokens.len(), "finish": e.finish,
-        })
+            "truncated": shots < all_shots || cut > 0,
+        });
+        match &e.reply {
+            Reply::Text { tokens, finish, .. } => {
+                line["output_tokens"] = tokens.len().into();
+                line["finish"] = finish.as_str().into();
+            }
+            Reply::Numbers { numbers } => line["numbers"] = json!(numbers),
+        }
+        line
     };
     entries.iter().map(|entry| format!("{}\n", line(entry))).collect()
 }
@@ -192,40 +242,122 @@ pub(crate) fn infer_log(entries: &[&Entry], all_shots: usize) -> String {
 pub(crate) fn eval_log(answers: &[Answer<'_>]) -> String {
     let line = |a: &Answer<'_>| {
         json!({
-            "index": a.index, "answer": a.extracted.answer, "rule": a.extracted.rule, "strict": a.strict.answer,
-            "strict_rule": a.strict.rule, "gold": a.gold, "correct": a.extracted.answer == a.gold,
+            "index": a.sample.index, "answer": a.extracted.answer, "rule": a.extracted.rule, "strict": a.strict.answer,
+            "strict_rule": a.strict.rule, "gold": a.gold, "correct": a.is_correct(),
         })
     };
     answers.iter().map(|answer| format!("{}\n", line(answer))).collect()
 }
 
-/// Text as it is; messages in OpenCompass's own roles.
-fn origin_prompt(prompt: &Prompt) -> Value {
-    match prompt {
-        Prompt::Text(text) => text.as_str().into(),
-        Prompt::Messages(messages) => {
-            messages.iter().map(|m| json!({ "role": role(m), "prompt": m.content })).collect()
-        }
+/// Reads a JSON file of OpenCompass's; `None` where there is none. A bare `NaN` or `Infinity`, which Python writes, is
+/// read as null.
+///
+/// # Errors
+/// [`Error::Read`], and [`Error::Config`] for what is no JSON object.
+pub(crate) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Read { path: path.into(), source }),
+    };
+    let wrong = |reason: &str| {
+        let hint = "remove the file, or the whole folder, and make it again";
+        Error::Config { what: format!("{}: {reason}\n\nhint: {hint}", path.display()) }
+    };
+    let text = String::from_utf8(bytes).map_err(|_| wrong("not UTF-8 text"))?;
+    let parsed = serde_json::from_str(&text).or_else(|_| serde_json::from_str(&without_nan(&text)));
+    match parsed {
+        Ok(Value::Object(map)) => Ok(Some(map)),
+        Ok(_) => Err(wrong("wanted a JSON object")),
+        Err(e) => Err(wrong(&format!("not JSON: {e}"))),
     }
 }
 
-fn role(message: &Message) -> &str {
-    match message.role.as_str() {
-        "user" => "HUMAN",
-        "assistant" => "BOT",
-        "system" => "SYSTEM",
-        other => other,
+/// `null` for Python's `NaN`, `Infinity` and `-Infinity` outside of strings.
+fn without_nan(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, part) in split_strings(text).into_iter().enumerate() {
+        if i % 2 == 1 {
+            out += part;
+        } else {
+            out += &part.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null");
+        }
     }
+    out
+}
+
+/// Text outside of strings and strings in turn.
+fn split_strings(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut inside, mut escaped) = (Vec::new(), 0, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if inside => escaped = true,
+            b'"' => {
+                let end = if inside { at + 1 } else { at };
+                parts.push(&text[start..end]);
+                (start, inside) = (end, !inside);
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
 }
 
 /// As Python's `json.dump(value, indent=4, ensure_ascii=False)` writes it.
-fn python_json(value: &impl Serialize) -> String {
+pub(crate) fn python_json(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let formatter = PythonFormatter(PrettyFormatter::with_indent(b"    "));
     value
         .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))
         .expect("maps with string keys, into memory");
     String::from_utf8(bytes).expect("JSON is UTF-8")
+}
+
+/// `PrettyFormatter` with Python's floats.
+struct PythonFormatter(PrettyFormatter<'static>);
+
+impl Formatter for PythonFormatter {
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(python::float(value).as_bytes())
+    }
+
+    fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_array(writer)
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array(writer)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(writer, first)
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array_value(writer)
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object(writer)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object(writer)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(writer)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object_value(writer)
+    }
 }
 
 #[cfg(test)]
@@ -271,11 +403,50 @@ mod tests {
         let unknown = error(Resume::Run("20250101_000000".into()));
         assert!(unknown.contains("there is no folder 20250101_000000; the newest is 20260102_000000"), "{unknown}");
         assert!(find(Resume::Run("..".into())).is_err() && find(Resume::Run("".into())).is_err());
-        // A folder of OpenCompass is not touched.
+        // A folder of OpenCompass is not gone on with.
         fs::create_dir_all(dir.path().join("20260102_000000/predictions")).unwrap();
-        assert!(error(Resume::Latest).contains("has answers but no journal.jsonl"));
+        let folder = RunFolder::find(dir.path(), &Resume::Latest).unwrap();
+        let ours = folder.check_ours().unwrap_err().to_string();
+        assert!(ours.starts_with("20260102_000000 has answers but no journal.jsonl"), "{ours}");
         let absent = RunFolder::find(&dir.path().join("absent"), &Resume::Latest).unwrap_err().to_string();
         assert!(absent.contains("the folder does not exist"), "{absent}");
+    }
+
+    #[test]
+    fn python_numbers_are_written_and_read() {
+        let metrics = vec![("accuracy - clean".to_owned(), f64::NAN), ("b".to_owned(), 31.57894736842105)];
+        let details = json!({"0": {"PPL": 1e-5, "text": "NaN \\" }, "1": []});
+        let text = results(&metrics, Some(&details));
+        let wanted = "{\n    \"accuracy - clean\": NaN,\n    \"b\": 31.57894736842105,\n    \"details\": {\n        \"0\": {\n            \
+                      \"PPL\": 1e-05,\n            \"text\": \"NaN \\\\\"\n        },\n        \"1\": []\n    }\n}";
+        assert_eq!(text, wanted);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        assert!(read_json(&path).unwrap().is_none());
+        fs::write(&path, &text).unwrap();
+        let read = read_json(&path).unwrap().unwrap();
+        assert_eq!((&read["accuracy - clean"], &read["b"]), (&Value::Null, &json!(31.57894736842105)));
+        assert_eq!(read["details"], details);
+        fs::write(&path, "[1]").unwrap();
+        assert!(read_json(&path).unwrap_err().to_string().contains("a.json: wanted a JSON object"));
+        fs::write(&path, "{").unwrap();
+        assert!(read_json(&path).unwrap_err().to_string().contains("a.json: not JSON: "));
+    }
+
+    #[test]
+    fn predictions_may_come_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(dir.path(), "20260101_000000").unwrap();
+        assert_eq!(folder.records("m", "s").unwrap().1, None);
+        let record = |text: &str| json!({ "prediction": text }).as_object().unwrap().clone();
+        let (a, b, c) = (record("a"), record("b"), record("c"));
+        folder.write("predictions/m/s_0.json", &predictions([(0, &a), (1, &b)])).unwrap();
+        folder.write("predictions/m/s_1.json", &predictions([(0, &c)])).unwrap();
+        assert_eq!(folder.records("m", "s").unwrap().1.unwrap(), [a.clone(), b.clone(), c]);
+        folder.write("predictions/m/s.json", &predictions([(0, &b)])).unwrap();
+        assert_eq!(folder.records("m", "s").unwrap().1.unwrap(), [b.clone()]);
+        folder.write("predictions/m/s.json", &predictions([(0, &a), (2, &b)])).unwrap();
+        assert!(folder.records("m", "s").unwrap_err().to_string().contains("s.json: row 1 is missing"));
     }
 
     #[test]

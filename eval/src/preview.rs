@@ -2,7 +2,7 @@
 
 use crate::{
     Error, EvalConfig, Model, Prompt, PromptRecord, Result, Task, datasets,
-    modes::r#gen::{self, Built, Limits},
+    modes::fit::{self, Built},
     prompt::Style,
     task::{Label, Sample},
 };
@@ -35,15 +35,18 @@ pub fn prompts(config: &EvalConfig, model: Option<&dyn Model>) -> Result<Vec<Pro
         }
         return Ok(records);
     };
-    let built = r#gen::build(&tasks, &style, Limits::new(config, model)?, model)?;
+    let asked = fit::build(&tasks, &style, config, model)?;
     let samples = tasks.iter().flat_map(|task| task.samples.iter().map(move |sample| (task, sample)));
-    samples
-        .zip(built)
-        .map(|((task, sample), built)| match built {
-            Ok(Built { prompt, text, ids, .. }) => Ok(record(task, sample, None, prompt, Some((text, ids)))),
-            Err(reason) => Err(Error::Sample { abbr: task.abbr.clone(), index: sample.index, reason }),
-        })
-        .collect()
+    let mut records = Vec::new();
+    for ((task, sample), asked) in samples.zip(asked) {
+        let failed = |reason| Error::Sample { abbr: task.abbr.clone(), index: sample.index, reason };
+        let labels = task.inferencer.labels().unwrap_or_default();
+        for (i, built) in asked.map_err(failed)?.prompts().iter().enumerate() {
+            let Built { prompt, text, ids, .. } = built.clone();
+            records.push(record(task, sample, labels.get(i), prompt, Some((text, ids))));
+        }
+    }
+    Ok(records)
 }
 
 fn record(

@@ -1,31 +1,71 @@
 //! The questions of a run with their prompts, and what of them is answered.
 
 use crate::{
-    EvalConfig, Model, Plan, Result, Sample, Task,
-    fingerprint::hash_ids,
-    journal::Entries,
-    modes::r#gen::{self, Built, Limits},
+    EvalConfig, Inferencer, Model, Plan, Result, Sample, Task,
+    fingerprint::hash_prompts,
+    journal::{Entries, Entry, Reply},
+    modes::{
+        fit::{self, Asked, Built},
+        r#gen, ppl,
+    },
     prompt::Style,
 };
+use std::collections::BTreeSet;
 
-/// A question with its prompt.
+/// A question with its prompts.
 pub(crate) struct Question<'a> {
     /// Number of its task.
-    pub task: usize,
+    pub number: usize,
     /// Its task.
-    pub of: &'a Task,
-    /// Its subset.
-    pub abbr: &'a str,
+    pub task: &'a Task,
     /// Its row.
     pub sample: &'a Sample,
-    /// The prompt and the hash of its ids, or why there is none.
-    pub prompt: Result<(Built, String), String>,
+    /// The prompts and the hash of their ids, or why there are none.
+    pub asked: Result<(Asked, String), String>,
 }
 
 impl Question<'_> {
     /// Its place among the entries of a journal.
     pub(crate) fn key(&self) -> (String, usize) {
-        (self.abbr.to_owned(), self.sample.index)
+        (self.task.abbr.clone(), self.sample.index)
+    }
+}
+
+/// A question that can be asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Askable<'a> {
+    pub question: &'a Question<'a>,
+    pub asked: &'a Asked,
+    hash: &'a str,
+}
+
+impl Askable<'_> {
+    /// Whether its answer is generated.
+    pub(crate) fn is_generated(&self) -> bool {
+        matches!(self.question.task.inferencer, Inferencer::Gen(_))
+    }
+
+    /// What its answer depends on beside its prompts and the settings of the run, in words.
+    fn settings(&self, config: &EvalConfig) -> String {
+        if self.is_generated() {
+            r#gen::settings(self.question.task, config)
+        } else {
+            ppl::settings(self.question.task)
+        }
+    }
+
+    /// What is journalled of its answer.
+    pub(crate) fn entry(&self, config: &EvalConfig, reply: Reply) -> Entry {
+        Entry {
+            abbr: self.question.task.abbr.clone(),
+            index: self.question.sample.index,
+            ids: self.hash.to_owned(),
+            settings: self.settings(config),
+            reply,
+            prompt_tokens: self.asked.tokens(),
+            shots: self.asked.shots(),
+            cut: self.asked.cut(),
+        }
     }
 }
 
@@ -37,85 +77,114 @@ impl<'a> Questions<'a> {
     /// The questions of `tasks` with their prompts.
     ///
     /// # Errors
-    /// As for [`build`](r#gen::build).
-    pub(crate) fn build(tasks: &'a [Task], style: &Style, limits: Limits, model: &dyn Model) -> Result<Self> {
+    /// As for [`build`](fit::build).
+    pub(crate) fn build(tasks: &'a [Task], style: &Style, config: &EvalConfig, model: &dyn Model) -> Result<Self> {
         let samples = tasks.iter().enumerate().flat_map(|(i, task)| task.samples.iter().map(move |s| (i, task, s)));
-        let built = r#gen::build(tasks, style, limits, model)?;
-        let question = |((task, of, sample), built): ((usize, &'a Task, &'a Sample), Result<Built, String>)| Question {
-            task,
-            of,
-            abbr: of.abbr.as_str(),
-            sample,
-            prompt: built.map(|built| {
-                let hash = hash_ids(&built.ids);
-                (built, hash)
-            }),
-        };
-        Ok(Self(samples.zip(built).map(question).collect()))
+        let asked = fit::build(tasks, style, config, model)?;
+        let question =
+            |((number, task, sample), asked): ((usize, &'a Task, &'a Sample), Result<Asked, String>)| Question {
+                number,
+                task,
+                sample,
+                asked: asked.map(|asked| {
+                    let hash = hash_prompts(asked.prompts().iter().map(|built| built.ids.as_slice()));
+                    (asked, hash)
+                }),
+            };
+        Ok(Self(samples.zip(asked).map(question).collect()))
     }
 
     /// Those that can be asked.
-    pub(crate) fn askable(&self) -> impl Iterator<Item = (&Question<'a>, &Built, &str)> {
+    pub(crate) fn askable(&self) -> impl Iterator<Item = Askable<'_>> {
         self.0.iter().filter_map(|question| {
-            let (built, hash) = question.prompt.as_ref().ok()?;
-            Some((question, built, hash.as_str()))
+            let (asked, hash) = question.asked.as_ref().ok()?;
+            Some(Askable { question, asked, hash })
         })
     }
 
     /// Those that `entries` holds no answer to.
-    pub(crate) fn open(&self, entries: &Entries) -> Vec<(&Question<'a>, &Built, &str)> {
-        self.askable().filter(|(question, ..)| !entries.contains_key(&question.key())).collect()
+    pub(crate) fn open(&self, entries: &Entries) -> Vec<Askable<'_>> {
+        self.askable().filter(|askable| !entries.contains_key(&askable.question.key())).collect()
     }
 
-    /// The answers of `recorded` to exactly these prompts, and how many are to other ones.
-    pub(crate) fn valid(&self, mut recorded: Entries) -> (Entries, usize) {
-        let mut outdated = 0;
+    /// The answers of `recorded` to exactly these prompts under these settings, and a sentence for each reason why others
+    /// are asked for again.
+    pub(crate) fn valid(&self, mut recorded: Entries, config: &EvalConfig) -> (Entries, Vec<String>) {
+        let (mut other_prompts, mut other_settings) = (0, 0);
+        let mut differences = BTreeSet::new();
         let mut valid = Entries::new();
-        for (question, _, hash) in self.askable() {
-            match recorded.remove(&question.key()) {
-                Some(entry) if entry.ids == hash => {
-                    valid.insert(question.key(), entry);
-                }
-                Some(_) => outdated += 1,
-                None => {}
+        for askable in self.askable() {
+            let key = askable.question.key();
+            let Some(entry) = recorded.remove(&key) else { continue };
+            let settings = askable.settings(config);
+            if entry.ids != askable.hash {
+                other_prompts += 1;
+            } else if entry.settings != settings {
+                other_settings += 1;
+                differences.insert(format!("{} was {}, now {settings}", key.0, entry.settings));
+            } else {
+                valid.insert(key, entry);
             }
         }
-        (valid, outdated)
+        let mut warnings = Vec::new();
+        if other_prompts > 0 {
+            warnings.push(format!(
+                "{other_prompts} answers of the resumed run belong to other prompts; they are computed again"
+            ));
+        }
+        if let Some(first) = differences.first() {
+            warnings.push(format!(
+                "{other_settings} answers of the resumed run were given under other settings ({first}); they are \
+                 computed again"
+            ));
+        }
+        (valid, warnings)
     }
 
     /// Of all prompts.
     pub(crate) fn prompt_tokens(&self) -> u64 {
-        self.askable().map(|(_, built, _)| built.ids.len() as u64).sum()
+        self.askable().map(|askable| askable.asked.tokens() as u64).sum()
     }
 
     /// What is left to do beside `entries`.
     pub(crate) fn plan(&self, run: Option<String>, subsets: usize, entries: &Entries) -> Plan {
-        let left: Vec<&[u32]> = self.open(entries).iter().map(|(_, built, _)| built.ids.as_slice()).collect();
+        let open = self.open(entries);
+        let prompts = open.iter().flat_map(|askable| askable.asked.prompts());
+        let left: Vec<&[u32]> = prompts.map(|built| built.ids.as_slice()).collect();
         Plan {
             run,
             subsets,
             samples: self.0.len(),
             resumed: entries.len(),
             prompt_tokens: left.iter().map(|ids| ids.len() as u64).sum(),
-            unshared_tokens: r#gen::unshared_tokens(&left),
-            truncated: self.askable().filter(|(_, built, _)| built.is_truncated()).count(),
+            unshared_tokens: fit::unshared_tokens(&left),
+            truncated: self.prompts().filter(|built| built.is_truncated()).count(),
         }
     }
 
+    fn prompts(&self) -> impl Iterator<Item = &Built> {
+        self.askable().flat_map(|askable| askable.asked.prompts())
+    }
+
     /// One sentence for all prompts that lost something.
-    pub(crate) fn truncation_warning(&self, config: &EvalConfig, model: &dyn Model) -> Option<String> {
-        let count = |is_it: &dyn Fn(&Built) -> bool| self.askable().filter(|(_, built, _)| is_it(built)).count();
+    pub(crate) fn truncation_warning(&self, config: &EvalConfig) -> Option<String> {
+        let count = |is_it: &dyn Fn(&Built) -> bool| self.prompts().filter(|built| is_it(built)).count();
         let (fewer, cut) = (count(&|built| built.shots < built.all_shots), count(&|built| built.cut > 0));
         let all = count(&Built::is_truncated);
-        let room = model.max_seq_len() - config.max_out_len;
-        let limit = match config.max_seq_len {
-            Some(len) if len <= room => format!("--max-seq-len {len}"),
-            _ => format!("the {room} tokens that the model's context leaves beside the output"),
-        };
+        let limits: BTreeSet<String> = self
+            .askable()
+            .flat_map(|askable| askable.asked.prompts())
+            .filter(|built| built.is_truncated())
+            .map(|built| match config.max_seq_len {
+                Some(len) if len <= built.room => format!("--max-seq-len {len}"),
+                _ => format!("the {} tokens that the model's context leaves beside the output", built.room),
+            })
+            .collect();
+        let limit = limits.into_iter().collect::<Vec<_>>().join(", or ");
         (all > 0).then(|| {
             format!(
                 "{all} of {} prompts do not fit into {limit}: {fewer} lost solved examples, {cut} lost their beginning",
-                self.0.len()
+                self.prompts().count()
             )
         })
     }

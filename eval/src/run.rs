@@ -1,21 +1,42 @@
-//! The entry point: [`run`] evaluates.
+//! The entry points: [`run`] evaluates one model, [`run_all`] several in one folder with one table.
 
 use crate::{
-    Error, EvalConfig, Event, Failure, HfType, Model, Observer, Overall, Phase, Result, RunReport, Subset, Task,
+    Error, EvalConfig, Event, Failure, Model, Observer, Overall, Phase, Plan, Result, RunReport, Stage, Subset, Task,
     datasets::{self, Group},
+    evaluate::{self, Found},
     fingerprint::Fingerprint,
-    journal::{Entries, Entry, Journal},
+    infer,
+    journal::{Journal, Recorded},
     metrics,
-    modes::r#gen::{Built, Limits},
     output::{self, RunFolder},
     prompt::Style,
-    questions::{Question, Questions},
-    report::{self, Score, Summary},
-    score::{Answer, Counts},
-    task::Inferencer,
+    questions::Questions,
+    report::{
+        self,
+        summary::{Row, Summary},
+    },
+    score::Counts,
 };
-use oc_engine::{Request, SamplingParams, Stats};
+use serde_json::Value;
 use std::{collections::HashSet, time::Instant};
+
+/// The models of a run, loaded one after the other.
+pub trait Models {
+    /// The model of the configuration of this number; the one before is not needed any more.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being loaded.
+    fn load(&mut self, number: usize) -> Result<&mut dyn Model>;
+}
+
+/// One that is loaded already.
+struct Loaded<'a>(&'a mut dyn Model);
+
+impl Models for Loaded<'_> {
+    fn load(&mut self, _number: usize) -> Result<&mut dyn Model> {
+        Ok(self.0)
+    }
+}
 
 /// Evaluates `model`. Bad input and everything that stops the run is an error; what concerns only some samples is
 /// in [`RunReport::failures`].
@@ -23,113 +44,71 @@ use std::{collections::HashSet, time::Instant};
 /// # Errors
 /// Every variant of [`Error`]. Samples that were finished before stay finished: [`EvalConfig::resume`] goes on.
 pub fn run(model: &mut dyn Model, config: &EvalConfig, observer: &mut dyn Observer) -> Result<RunReport> {
-    observer.event(Event::Phase(Phase::Load));
-    let tasks = datasets::load(config)?;
-    evaluate(model, config, observer, &tasks, &datasets::groups(config)?)
+    run_all(&mut Loaded(model), std::slice::from_ref(config), observer)
 }
 
-/// [`run`] from where the data is read.
+/// Evaluates several models, one configuration each, into one run folder and one table. Each is loaded once, and only if
+/// the stage asks models. What concerns the run as a whole (work dir, stage, resume, time, summarizer) is the first
+/// configuration's.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_all(models: &mut dyn Models, configs: &[EvalConfig], observer: &mut dyn Observer) -> Result<RunReport> {
+    observer.event(Event::Phase(Phase::Load));
+    let Some(first) = configs.first() else {
+        return Err(Error::Config { what: "there is no model to evaluate".into() });
+    };
+    let groups = match &first.summarizer.groups {
+        Some(groups) => groups.clone(),
+        None => groups(configs)?,
+    };
+    if first.stage == Stage::Viz {
+        return Run::new(configs, &groups, observer)?.show();
+    }
+    let tasks = configs.iter().map(datasets::load).collect::<Result<Vec<_>>>()?;
+    evaluate(models, configs, observer, &tasks, &groups)
+}
+
+/// [`run_all`] from where the data is read.
 fn evaluate(
-    model: &mut dyn Model,
-    config: &EvalConfig,
+    models: &mut dyn Models,
+    configs: &[EvalConfig],
     observer: &mut dyn Observer,
-    tasks: &[Task],
+    tasks: &[Vec<Task>],
     groups: &[Group],
 ) -> Result<RunReport> {
-    let start = Instant::now();
-    let mut teller = Teller { observer, warnings: Vec::new() };
-    let stamp = output::timestamp(config.timestamp.as_deref())?;
-    check_abbr(&config.model.abbr)?;
-    check_tasks(tasks)?;
-    let limits = Limits::new(config, model)?;
-    let style = Style::of(config)?;
-    teller.observer.event(Event::Style(&describe_style(config)));
+    let mut run = Run::new(configs, groups, observer)?;
+    for tasks in tasks {
+        check_tasks(tasks)?;
+    }
+    run.datasets = distinct(tasks.iter().flatten().map(|task| &task.dataset_config));
+    if run.first.stage == Stage::Eval {
+        return run.score_again(tasks);
+    }
+    run.ask_all(models, tasks)
+}
 
-    let placeholders: usize = tasks.iter().map(Task::rows_with_placeholders).sum();
-    if placeholders > 0 && !config.strict_braces {
-        teller.warn(format!(
-            "{placeholders} rows hold a placeholder such as {{A}} in their own text; as in OpenCompass it is replaced \
-             by that column's value"
-        ));
+/// The groups of all configurations, each once.
+fn groups(configs: &[EvalConfig]) -> Result<Vec<Group>> {
+    let mut all: Vec<Group> = Vec::new();
+    for config in configs {
+        for group in datasets::groups(config)? {
+            if !all.iter().any(|known| known.name == group.name) {
+                all.push(group);
+            }
+        }
     }
-    // Whether a run can be resumed is known before its prompts are built.
-    let fingerprint = Fingerprint::new(config, model.identity());
-    let mut record = match &config.resume {
-        Some(resume) => Some(Record::open(RunFolder::find(&config.work_dir, resume)?, &fingerprint, config.dry_run)?),
-        None => None,
-    };
-    teller.phase(Phase::Prompts);
-    let questions = Questions::build(tasks, &style, limits, model)?;
-    teller.stop_if_asked(record.as_ref())?;
-    if record.is_none() && !config.dry_run {
-        let folder = RunFolder::create(&config.work_dir, &stamp)?;
-        record = Some(Record::open(folder, &fingerprint, false)?);
-    }
-    let (mut entries, outdated) = questions.valid(record.as_mut().map(Record::take_entries).unwrap_or_default());
-    if outdated > 0 {
-        teller.warn(format!("{outdated} answers of the resumed run belong to other prompts; they are computed again"));
-    }
-    if let Some(warning) = questions.truncation_warning(config, model) {
-        teller.warn(warning);
-    }
-    let plan = questions.plan(record.as_ref().map(|record| record.folder.name.clone()), tasks.len(), &entries);
+    Ok(all)
+}
 
-    let Some(Record { folder, journal: Some(mut journal), .. }) = record else {
-        teller.observer.event(Event::Plan(&plan));
-        return Ok(RunReport { plan, warnings: teller.warnings, ..RunReport::default() });
-    };
-    // A resumed run keeps what it wrote before, under the time of writing, as in OpenCompass.
-    let stamp = if config.resume.is_some() { stamp } else { folder.name.clone() };
-    teller.observer.run_folder(&folder.path);
-    let configuration = report::configuration(config, tasks, groups, &folder);
-    folder.write(format!("configs/{stamp}_{}.py", std::process::id()), &configuration)?;
-    teller.observer.event(Event::Plan(&plan));
-    let stats = infer(model, config, &questions, &mut entries, &mut journal, &folder, &mut teller)?;
-
-    teller.phase(Phase::Eval);
-    let scoring = Scoring { config, folder: &folder, questions: &questions, entries: &entries };
-    let mut found = Found::default();
-    for (number, task) in tasks.iter().enumerate() {
-        scoring.score(number, task, &mut found)?;
+fn distinct<'a>(configs: impl Iterator<Item = &'a Value>) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    for config in configs {
+        if !all.contains(config) {
+            all.push(config.clone());
+        }
     }
-    teller.phase(Phase::Summary);
-    let summary = Summary::new(&config.model.abbr, &found.scores, groups);
-    for (ending, content) in [("txt", summary.text(&stamp)), ("csv", summary.csv()), ("md", summary.markdown())] {
-        folder.write(format!("summary/summary_{stamp}.{ending}"), &content)?;
-    }
-    let Counts { questions: scored, correct, strict, unparsed } = found.counts;
-    let overall = Overall {
-        accuracy: metrics::accuracy(correct, scored),
-        stderr: metrics::stderr(correct, scored),
-        interval: metrics::wilson(correct, scored),
-        strict_accuracy: metrics::accuracy(strict, scored),
-        questions: scored,
-        prompt_tokens: questions.prompt_tokens(),
-        computed_tokens: stats.computed_prompt_tokens,
-        generated_tokens: stats.generated_tokens,
-        truncated: plan.truncated,
-        unparsed,
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    let subset = |(score, task): (Score, &Task)| Subset {
-        abbr: score.abbr,
-        version: score.version,
-        mode: score.mode,
-        accuracy: score.accuracy.ok(),
-        questions: task.samples.len(),
-    };
-    Ok(RunReport {
-        run: Some(folder.name.clone()),
-        folder: Some(folder.path.clone()),
-        plan,
-        subsets: found.scores.into_iter().zip(tasks).map(subset).collect(),
-        table: summary.table(),
-        averages: summary.averages(),
-        overall: Some(overall),
-        line: report::line(&overall, &model.identity().dtype),
-        failures: found.failures,
-        warnings: teller.warnings,
-    })
+    all
 }
 
 /// Every subset needs a name of its own, because its files bear it, and there must be something to ask.
@@ -140,39 +119,25 @@ fn check_tasks(tasks: &[Task]) -> Result<()> {
         return Err(Error::Config { what });
     }
     tasks.iter().try_for_each(Task::check_scorable)?;
-    if let Some(task) = tasks.iter().find(|task| !matches!(task.inferencer, Inferencer::Gen(_))) {
-        let what = format!("{} is scored by {}, which only `prompt` shows yet", task.abbr, task.inferencer.mode());
-        return Err(Error::Config { what });
-    }
     if tasks.iter().all(|task| task.samples.is_empty()) {
         return Err(Error::Config { what: "there are no questions\n\nhint: check --subjects and --limit".into() });
     }
     Ok(())
 }
 
-/// The name becomes a folder's.
-fn check_abbr(abbr: &str) -> Result<()> {
-    if abbr.is_empty() || matches!(abbr, "." | "..") || abbr.contains(['/', '\\', '\0']) {
-        return Err(Error::Config { what: format!("model name `{abbr}`: wanted a name that can be a folder's") });
+/// The name becomes a folder's, so it must be able to be one, and belong to one model.
+fn check_abbrs(configs: &[EvalConfig]) -> Result<()> {
+    let mut seen = HashSet::new();
+    for abbr in configs.iter().map(|config| config.model.abbr.as_str()) {
+        if abbr.is_empty() || matches!(abbr, "." | "..") || abbr.contains(['/', '\\', '\0']) {
+            return Err(Error::Config { what: format!("model name `{abbr}`: wanted a name that can be a folder's") });
+        }
+        if !seen.insert(abbr) {
+            let what = format!("two models are called {abbr}\n\nhint: give one of them another name or path");
+            return Err(Error::Config { what });
+        }
     }
     Ok(())
-}
-
-fn describe_style(config: &EvalConfig) -> String {
-    match (config.hf_type, &config.meta_template) {
-        (HfType::Base, None) => {
-            "prompts are sent as plain text (--hf-type base); --hf-type chat sends them as messages \
-                                 through the model's chat template"
-                .into()
-        }
-        (HfType::Base, Some(name)) => format!(
-            "prompts are sent as text with the markers of the meta template {name} (--hf-type base); without \
-             --meta-template they are plain text"
-        ),
-        (HfType::Chat, _) => "prompts are sent as messages through the model's chat template (--hf-type chat); \
-                              --hf-type base sends plain text"
-            .into(),
-    }
 }
 
 /// Tells the observer, and remembers what is in the report too.
@@ -187,191 +152,376 @@ impl Teller<'_> {
     }
 
     fn warn(&mut self, text: String) {
-        self.observer.event(Event::Warning(&text));
-        self.warnings.push(text);
-    }
-
-    fn stop_if_asked(&self, record: Option<&Record>) -> Result<()> {
-        let resume = record.map(|record| record.folder.name.clone());
-        if self.observer.interrupted() { Err(Error::Interrupted { resume }) } else { Ok(()) }
+        // Several models may have the same thing to say of the data.
+        if !self.warnings.contains(&text) {
+            self.observer.event(Event::Warning(&text));
+            self.warnings.push(text);
+        }
     }
 }
 
-/// A run's folder and what its journal held.
+/// The run folder and what its journal held.
 struct Record {
     folder: RunFolder,
     /// `None` where nothing is to be written.
     journal: Option<Journal>,
-    entries: Entries,
+    recorded: Recorded,
 }
 
 impl Record {
-    fn open(folder: RunFolder, fingerprint: &Fingerprint, read_only: bool) -> Result<Self> {
+    fn open(folder: RunFolder, read_only: bool) -> Result<Self> {
         let (path, run) = (folder.journal(), folder.name.clone());
-        let (journal, entries) = if read_only {
-            (None, Journal::read(&path, &run, fingerprint)?)
+        let (journal, recorded) = if read_only {
+            (None, Recorded::read(&path)?)
         } else {
-            let (journal, entries) = Journal::open(&path, &run, fingerprint)?;
-            (Some(journal), entries)
+            let (journal, recorded) = Journal::open(&path, &run)?;
+            (Some(journal), recorded)
         };
-        Ok(Self { folder, journal, entries })
-    }
-
-    fn take_entries(&mut self) -> Entries {
-        std::mem::take(&mut self.entries)
+        Ok(Self { folder, journal, recorded })
     }
 }
 
-/// Asks what is open; every answer is in `journal` and in `entries` afterwards.
-fn infer(
-    model: &mut dyn Model,
-    config: &EvalConfig,
-    questions: &Questions<'_>,
-    entries: &mut Entries,
-    journal: &mut Journal,
-    folder: &RunFolder,
-    teller: &mut Teller<'_>,
-) -> Result<Stats> {
-    let open = questions.open(entries);
-    let total = questions.askable().count();
-    if let Some((question, built, _)) = open.first() {
-        teller.observer.event(Event::FirstPrompt { abbr: question.abbr, prompt: &built.text, ids: &built.ids });
-    }
-    teller.phase(Phase::Infer);
-    if open.is_empty() {
-        return Ok(Stats::default());
-    }
-    let request = |question: &Question<'_>, built: &Built| Request {
-        prompt: built.ids.clone(),
-        max_new_tokens: question.of.max_out_len(config),
-        sampling: SamplingParams { temperature: config.temperature, seed: config.seed, ..SamplingParams::default() },
-        stop: question.of.stop_words(config),
-        ignore_eos: false,
-    };
-    let requests = open.iter().map(|(question, built, _)| request(question, built)).collect();
-    let observer = &mut *teller.observer;
-    let mut done = entries.len();
-    // Written, but perhaps not yet on disk.
-    let mut waiting: Vec<(usize, String)> = Vec::new();
-    let mut latest = Stats::default();
-    let mut announce = |waiting: &mut Vec<(usize, String)>, stats, observer: &mut dyn Observer| {
-        for (number, text) in waiting.drain(..) {
-            done += 1;
-            let (question, ..) = open[number];
-            let (abbr, index) = (question.abbr, question.sample.index);
-            observer.event(Event::Sample { abbr, index, text: &text, done, total, stats });
-        }
-    };
-    let interrupted = || Error::Interrupted { resume: Some(folder.name.clone()) };
-    let generated = model.generate(requests, &mut |output, stats| {
-        latest = stats;
-        let Some(output) = output else {
-            return if observer.interrupted() { Err(interrupted()) } else { Ok(()) };
-        };
-        let number = output.request;
-        let Some((question, built, hash)) = open.get(number) else {
-            return Err(Error::Config { what: format!("the model answered request {number} of {}", open.len()) });
-        };
-        let entry = Entry::new(question.abbr, question.sample.index, (*hash).into(), built.shots, built.cut, output);
-        journal.append(&entry)?;
-        waiting.push((number, entry.text.clone()));
-        entries.insert(question.key(), entry);
-        let is_interrupted = observer.interrupted();
-        if is_interrupted || journal.sync_is_due() {
-            journal.sync()?;
-            announce(&mut waiting, stats, observer);
-        }
-        if is_interrupted { Err(interrupted()) } else { Ok(()) }
-    });
-    // Also after an error, so that nothing finished waits for the disk; the first error is the one to report.
-    let synced = journal.sync();
-    if synced.is_ok() {
-        announce(&mut waiting, latest, observer);
-    }
-    let stats = generated?;
-    synced?;
-    Ok(stats)
+/// What came of one model.
+struct Outcome {
+    found: Found,
+    overall: Overall,
+    line: String,
 }
 
-/// What the scoring of all subsets found.
-#[derive(Default)]
-struct Found {
-    scores: Vec<Score>,
-    counts: Counts,
-    failures: Vec<Failure>,
+/// A run in progress.
+struct Run<'a> {
+    configs: &'a [EvalConfig],
+    /// Its settings are the run's.
+    first: &'a EvalConfig,
+    groups: &'a [Group],
+    /// The dictionaries of all subsets.
+    datasets: Vec<Value>,
+    teller: Teller<'a>,
+    /// When it was begun, `YYYYmmdd_HHMMSS`.
+    stamp: String,
+    start: Instant,
+    plan: Plan,
 }
 
-/// Reads answers, and writes them down.
-struct Scoring<'a> {
-    config: &'a EvalConfig,
-    folder: &'a RunFolder,
-    questions: &'a Questions<'a>,
-    entries: &'a Entries,
-}
-
-impl Scoring<'_> {
-    /// Scores task `number` and writes its files.
-    fn score(&self, number: usize, task: &Task, found: &mut Found) -> Result<()> {
-        let (mut answers, mut entries) = (Vec::new(), Vec::new());
-        let mut unanswered = 0;
-        for question in self.questions.0.iter().filter(|question| question.task == number) {
-            let index = question.sample.index;
-            let reason = match (&question.prompt, self.entries.get(&question.key())) {
-                (Ok((built, _)), Some(entry)) => {
-                    let gold = question.sample.gold.as_deref().unwrap_or_default();
-                    answers.push(Answer::read(task, index, gold, &built.prompt, &entry.text));
-                    entries.push(entry);
-                    continue;
-                }
-                (Ok(_), None) => "the model gave no answer".to_owned(),
-                (Err(reason), _) => reason.clone(),
-            };
-            unanswered += 1;
-            found.failures.push(Failure { abbr: task.abbr.clone(), index: Some(index), reason });
-        }
-        let unlabelled = answers.iter().filter(|answer| answer.gold.is_empty()).count();
-        let accuracy = if task.samples.is_empty() {
-            Err("it has no questions".to_owned())
-        } else if unanswered > 0 {
-            Err(format!("{unanswered} of {} questions have no answer", task.samples.len()))
-        } else if unlabelled > 0 {
-            Err(format!("{unlabelled} of {} questions have no right answer to compare with", task.samples.len()))
-        } else {
-            let counts = Counts::of(&answers);
-            found.counts += counts;
-            Ok(metrics::accuracy(counts.correct, counts.questions))
-        };
-        self.write(task, &answers, &entries, accuracy.as_ref().ok().copied())?;
-        if let Err(reason) = &accuracy {
-            found.failures.push(Failure { abbr: task.abbr.clone(), index: None, reason: reason.clone() });
-        }
-        let (abbr, version) = (task.abbr.clone(), task.version.clone());
-        found.scores.push(Score { abbr, version, mode: task.inferencer.mode(), accuracy });
-        Ok(())
-    }
-
-    fn write(&self, task: &Task, answers: &[Answer<'_>], entries: &[&Entry], accuracy: Option<f64>) -> Result<()> {
-        let (model, subset, folder) = (&self.config.model.abbr, &task.abbr, self.folder);
-        folder.write(format!("predictions/{model}/{subset}.json"), &output::predictions(answers))?;
-        folder.write(format!("logs/infer/{model}/{subset}.out"), &output::infer_log(entries, task.shots.len()))?;
-        folder.write(format!("logs/eval/{model}/{subset}.out"), &output::eval_log(answers))?;
-        let results = format!("results/{model}/{subset}.json");
-        match accuracy {
-            Some(accuracy) => {
-                let details = self.config.dump_eval_details.then_some(answers);
-                folder.write(results, &output::results(accuracy, details))
+impl<'a> Run<'a> {
+    fn new(configs: &'a [EvalConfig], groups: &'a [Group], observer: &'a mut dyn Observer) -> Result<Self> {
+        let first = &configs[0];
+        check_abbrs(configs)?;
+        if !first.stage.infers() {
+            let stage = first.stage.name();
+            let refuse = |what: String| Err(Error::Config { what });
+            if first.resume.is_none() {
+                return refuse(format!(
+                    "-m {stage} works on an earlier run, and none was named\n\n\
+                     hint: add -r for the newest in the work dir, or -r YYYYmmdd_HHMMSS"
+                ));
             }
-            // Of an earlier attempt, perhaps.
-            None => folder.remove(results),
+            if first.dry_run {
+                return refuse(format!(
+                    "-m {stage} asks nothing, so there is nothing to try\n\nhint: leave --dry-run out"
+                ));
+            }
         }
+        Ok(Self {
+            configs,
+            first,
+            groups,
+            datasets: Vec::new(),
+            teller: Teller { observer, warnings: Vec::new() },
+            stamp: output::timestamp(first.timestamp.as_deref())?,
+            start: Instant::now(),
+            plan: Plan::default(),
+        })
+    }
+
+    /// The folder of the run that is gone on with.
+    fn earlier(&self) -> Result<RunFolder> {
+        let resume = self.first.resume.clone().unwrap_or(crate::Resume::Latest);
+        RunFolder::find(&self.first.work_dir, &resume)
+    }
+
+    fn write_configuration(&self, folder: &RunFolder) -> Result<()> {
+        let configuration = report::configuration(self.configs, &self.datasets, self.groups, folder);
+        folder.write(format!("configs/{}_{}.py", self.stamp, std::process::id()), &configuration)
+    }
+
+    /// Asks every model, and scores its answers unless only asking was wanted.
+    fn ask_all(mut self, models: &mut dyn Models, tasks: &[Vec<Task>]) -> Result<RunReport> {
+        let mut record = match &self.first.resume {
+            Some(_) => {
+                let folder = self.earlier()?;
+                folder.check_ours()?;
+                Some(Record::open(folder, self.first.dry_run)?)
+            }
+            None => None,
+        };
+        let placeholders: usize = tasks.first().into_iter().flatten().map(Task::rows_with_placeholders).sum();
+        if placeholders > 0 && !self.first.strict_braces {
+            self.teller.warn(format!(
+                "{placeholders} rows hold a placeholder such as {{A}} in their own text; as in OpenCompass it is replaced \
+                 by that column's value"
+            ));
+        }
+        let mut outcomes = Vec::new();
+        for (number, (config, tasks)) in self.configs.iter().zip(tasks).enumerate() {
+            if let Some(outcome) = self.ask(models.load(number)?, config, tasks, &mut record)? {
+                outcomes.push(outcome);
+            }
+        }
+        match record {
+            Some(record) if !self.first.dry_run => self.finish(&record.folder, tasks, outcomes),
+            _ => Ok(RunReport { plan: self.plan, warnings: self.teller.warnings, ..RunReport::default() }),
+        }
+    }
+
+    /// One model. `None`: nothing was scored.
+    fn ask(
+        &mut self,
+        model: &mut dyn Model,
+        config: &EvalConfig,
+        tasks: &[Task],
+        record: &mut Option<Record>,
+    ) -> Result<Option<Outcome>> {
+        let start = Instant::now();
+        let style = Style::of(config)?;
+        self.teller.observer.event(Event::Style(&style.describe()));
+        // Whether a run can be resumed is known before its prompts are built.
+        let fingerprint = Fingerprint::new(config, model.identity());
+        let abbr = &config.model.abbr;
+        let recorded = match record {
+            Some(record) => record.recorded.take(abbr, &record.folder.name, &fingerprint)?,
+            None => Default::default(),
+        };
+        self.teller.phase(Phase::Prompts);
+        let questions = Questions::build(tasks, &style, config, model)?;
+        if self.teller.observer.interrupted() {
+            return Err(Error::Interrupted { resume: record.as_ref().map(|record| record.folder.name.clone()) });
+        }
+        if record.is_none() && !config.dry_run {
+            let folder = RunFolder::create(&config.work_dir, &self.stamp)?;
+            *record = Some(Record::open(folder, false)?);
+        }
+        let (mut entries, outdated) = questions.valid(recorded, config);
+        let truncated = questions.truncation_warning(config);
+        outdated.into_iter().chain(truncated).for_each(|warning| self.teller.warn(warning));
+        let run = record.as_ref().map(|record| record.folder.name.clone());
+        let plan = questions.plan(run, tasks.len(), &entries);
+        let Some(Record { folder, journal: Some(journal), .. }) = record else {
+            self.teller.observer.event(Event::Plan(&plan));
+            self.add_plan(&plan);
+            return Ok(None);
+        };
+        if self.plan.samples == 0 {
+            // A resumed run keeps what it wrote before, under the time of writing, as in OpenCompass.
+            if self.first.resume.is_none() {
+                self.stamp.clone_from(&folder.name);
+            }
+            self.teller.observer.run_folder(&folder.path);
+            self.write_configuration(folder)?;
+        }
+        self.teller.observer.event(Event::Plan(&plan));
+        self.add_plan(&plan);
+        journal.begin(abbr, &fingerprint)?;
+        self.teller.phase(Phase::Infer);
+        let stats =
+            infer::infer(model, config, &questions, &mut entries, journal, &folder.name, &mut *self.teller.observer)?;
+
+        self.teller.phase(Phase::Eval);
+        let answers = evaluate::from_journal(config, folder, &questions, &entries, tasks, &style)?;
+        write_submission(config, folder, tasks, &answers)?;
+        if config.stage == Stage::Infer {
+            let failures = unanswered(tasks, &answers);
+            let found = Found { failures, ..Found::default() };
+            return Ok(Some(Outcome { found, overall: Overall::default(), line: String::new() }));
+        }
+        let found = evaluate::score(config, folder, tasks, answers.into_iter().map(Ok).collect())?;
+        let overall = Overall {
+            prompt_tokens: questions.prompt_tokens(),
+            computed_tokens: stats.computed_prompt_tokens,
+            generated_tokens: stats.generated_tokens,
+            truncated: plan.truncated,
+            seconds: start.elapsed().as_secs_f64(),
+            ..of_counts(found.counts)
+        };
+        let line = report::line(&overall, Some(&model.identity().dtype));
+        Ok(Some(Outcome { found, overall, line }))
+    }
+
+    fn add_plan(&mut self, plan: &Plan) {
+        let all = &mut self.plan;
+        *all = Plan {
+            run: plan.run.clone(),
+            subsets: all.subsets + plan.subsets,
+            samples: all.samples + plan.samples,
+            resumed: all.resumed + plan.resumed,
+            prompt_tokens: all.prompt_tokens + plan.prompt_tokens,
+            unshared_tokens: all.unshared_tokens + plan.unshared_tokens,
+            truncated: all.truncated + plan.truncated,
+        };
+    }
+
+    /// Scores the predictions files of an earlier run.
+    fn score_again(mut self, tasks: &[Vec<Task>]) -> Result<RunReport> {
+        let folder = self.earlier()?;
+        self.teller.observer.run_folder(&folder.path);
+        self.write_configuration(&folder)?;
+        self.teller.phase(Phase::Eval);
+        let mut outcomes = Vec::new();
+        for (config, tasks) in self.configs.iter().zip(tasks) {
+            let start = Instant::now();
+            let answers = evaluate::from_predictions(config, &folder, tasks)?;
+            let found = evaluate::score(config, &folder, tasks, answers)?;
+            found.warnings.iter().for_each(|warning| self.teller.warn(warning.clone()));
+            let overall = Overall { seconds: start.elapsed().as_secs_f64(), ..of_counts(found.counts) };
+            outcomes.push(Outcome { line: report::line(&overall, None), found, overall });
+        }
+        self.finish(&folder, tasks, outcomes)
+    }
+
+    /// Shows the results files of an earlier run; the data is not needed.
+    fn show(mut self) -> Result<RunReport> {
+        let folder = self.earlier()?;
+        let all = self.configs.iter().map(datasets::configs).collect::<Result<Vec<_>>>()?;
+        self.datasets = distinct(all.iter().flatten());
+        self.teller.observer.run_folder(&folder.path);
+        self.write_configuration(&folder)?;
+        let rows: Vec<Vec<Row>> = all.iter().map(|configs| configs.iter().map(datasets::row).collect()).collect();
+        let mut outcomes = Vec::new();
+        for (config, rows) in self.configs.iter().zip(&rows) {
+            let subsets: Vec<String> = rows.iter().map(|row| row.abbr.clone()).collect();
+            let found = evaluate::from_results(config, &folder, &subsets)?;
+            outcomes.push(Outcome { found, overall: Overall::default(), line: String::new() });
+        }
+        self.summarize(&folder, &rows, &[], outcomes)
+    }
+
+    fn finish(self, folder: &RunFolder, tasks: &[Vec<Task>], outcomes: Vec<Outcome>) -> Result<RunReport> {
+        let row = |task: &Task| datasets::row(&task.dataset_config);
+        let rows: Vec<Vec<Row>> = tasks.iter().map(|tasks| tasks.iter().map(row).collect()).collect();
+        let questions: Vec<usize> = tasks.iter().flatten().map(|task| task.samples.len()).collect();
+        self.summarize(folder, &rows, &questions, outcomes)
+    }
+
+    /// Writes the tables. `questions`: of each model's subsets, where they are known.
+    fn summarize(
+        mut self,
+        folder: &RunFolder,
+        rows: &[Vec<Row>],
+        questions: &[usize],
+        outcomes: Vec<Outcome>,
+    ) -> Result<RunReport> {
+        let several = outcomes.len() > 1;
+        let mut report = RunReport {
+            run: Some(folder.name.clone()),
+            folder: Some(folder.path.clone()),
+            plan: self.plan.clone(),
+            ..RunReport::default()
+        };
+        let name = |config: &EvalConfig| if several { format!("{}: ", config.model.abbr) } else { String::new() };
+        for (config, outcome) in self.configs.iter().zip(&outcomes) {
+            let failure = |failure: &Failure| Failure { abbr: name(config) + &failure.abbr, ..failure.clone() };
+            report.failures.extend(outcome.found.failures.iter().map(failure));
+        }
+        if self.first.stage == Stage::Infer {
+            report.warnings = self.teller.warnings;
+            return Ok(report);
+        }
+        self.teller.phase(Phase::Summary);
+        let mut all: Vec<Row> = Vec::new();
+        for row in rows.iter().flatten() {
+            if !all.iter().any(|known| known.abbr == row.abbr) {
+                all.push(row.clone());
+            }
+        }
+        let cell = |row: &Row, (rows, outcome): (&Vec<Row>, &Outcome)| {
+            let place = rows.iter().position(|known| known.abbr == row.abbr)?;
+            outcome.found.cells.get(place).cloned()
+        };
+        let cells: Vec<Vec<_>> = rows
+            .iter()
+            .zip(&outcomes)
+            .map(|of| all.iter().map(|row| cell(row, of).unwrap_or(report::summary::Cell::Missing)).collect())
+            .collect();
+        let models: Vec<String> = self.configs.iter().map(|config| config.model.abbr.clone()).collect();
+        let summary = Summary::new(&models, &all, &cells, self.groups, &self.first.summarizer);
+        let stamp = &self.stamp;
+        for (ending, content) in [("txt", summary.text(stamp)), ("csv", summary.csv()), ("md", summary.markdown())] {
+            folder.write(format!("summary/summary_{stamp}.{ending}"), &content)?;
+        }
+        let mut questions = questions.iter().copied();
+        let mut lines = Vec::new();
+        for ((config, rows), outcome) in self.configs.iter().zip(rows).zip(&outcomes) {
+            for (row, accuracy) in rows.iter().zip(&outcome.found.accuracies) {
+                report.subsets.push(Subset {
+                    model: config.model.abbr.clone(),
+                    abbr: row.abbr.clone(),
+                    version: row.version.clone(),
+                    mode: row.mode.clone(),
+                    accuracy: *accuracy,
+                    questions: questions.next().unwrap_or(0),
+                });
+            }
+            if !outcome.line.is_empty() {
+                report.overall.push(outcome.overall);
+                lines.push(name(config) + &outcome.line);
+            }
+        }
+        if let [overall] = &mut report.overall[..] {
+            overall.seconds = self.start.elapsed().as_secs_f64();
+        }
+        report.line = lines.join("\n");
+        report.table = summary.table();
+        report.averages = summary.averages();
+        report.warnings = self.teller.warnings;
+        Ok(report)
+    }
+}
+
+/// The questions of a run that only asks that have no answer.
+fn unanswered(tasks: &[Task], answers: &[evaluate::Answers]) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    for (task, answers) in tasks.iter().zip(answers) {
+        for (sample, record) in task.samples.iter().zip(answers) {
+            if let Err(reason) = record {
+                let (abbr, index) = (task.abbr.clone(), Some(sample.index));
+                failures.push(Failure { abbr, index, reason: reason.clone() });
+            }
+        }
+    }
+    failures
+}
+
+/// The answers of unlabelled subsets, as C-Eval's site takes them.
+fn write_submission(
+    config: &EvalConfig,
+    folder: &RunFolder,
+    tasks: &[Task],
+    answers: &[evaluate::Answers],
+) -> Result<()> {
+    let submission = evaluate::submission(tasks, answers);
+    if submission.is_empty() {
+        return Ok(());
+    }
+    folder.write(format!("submission/{}/ceval.json", config.model.abbr), &output::python_json(&submission))
+}
+
+fn of_counts(Counts { questions, correct, strict, unparsed }: Counts) -> Overall {
+    Overall {
+        accuracy: metrics::accuracy(correct, questions),
+        stderr: metrics::stderr(correct, questions),
+        interval: metrics::wilson(correct, questions),
+        strict_accuracy: metrics::accuracy(strict, questions),
+        questions,
+        unparsed,
+        ..Overall::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Message, ModelConfig, ModelIdentity, OnOutput, Resume};
-    use oc_engine::{FinishReason, Output};
+    use crate::{Message, ModelConfig, ModelIdentity, OnOutput, OnScore, Resume};
+    use oc_engine::{FinishReason, Output, Request, ScoreRequest, Stats};
     use std::path::Path;
 
     /// Answers everything with A, one token a character.
@@ -402,7 +552,7 @@ mod tests {
             Ok(text.chars().map(u32::from).collect())
         }
 
-        fn apply_chat_template(&self, _messages: &[Message]) -> Result<String> {
+        fn apply_chat_template(&self, _messages: &[Message], _add_generation_prompt: bool) -> Result<String> {
             Err(Error::Config { what: "none".into() })
         }
 
@@ -421,6 +571,15 @@ mod tests {
             }
             Ok(Stats::default())
         }
+
+        fn score(&mut self, _requests: Vec<ScoreRequest>, _on_score: &mut OnScore<'_>) -> Result<Stats> {
+            Ok(Stats::default())
+        }
+    }
+
+    fn ask(config: &EvalConfig, tasks: &[Task]) -> Result<RunReport> {
+        let mut yes = Yes;
+        evaluate(&mut Loaded(&mut yes), std::slice::from_ref(config), &mut (), &[tasks.to_vec()], &[])
     }
 
     fn demo(work_dir: &Path) -> (EvalConfig, Vec<Task>) {
@@ -441,18 +600,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (config, mut tasks) = demo(dir.path());
         // Of an attempt at the time when the answers were there.
-        evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        ask(&config, &tasks).unwrap();
         tasks[1].samples.iter_mut().for_each(|sample| sample.gold = None);
         let config = EvalConfig { resume: Some(Resume::Latest), ..config };
-        let report = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        let report = ask(&config, &tasks).unwrap();
         assert_eq!(report.subsets.iter().filter(|subset| subset.accuracy.is_none()).count(), 1);
-        let abbr = &tasks[1].abbr;
-        let reason = "2 of 2 questions have no right answer to compare with".to_owned();
-        assert_eq!(report.failures, [Failure { abbr: abbr.clone(), index: None, reason }]);
+        let abbr = tasks[1].abbr.clone();
+        assert_eq!(report.failures, []);
+        let row = report.table.lines().find(|line| line.starts_with(abbr.as_str())).unwrap();
+        assert!(row.ends_with("no labels"), "{row}");
         let folder = report.folder.unwrap();
         let predictions = std::fs::read_to_string(folder.join(format!("predictions/yes_hf/{abbr}.json"))).unwrap();
         assert!(predictions.contains("\"prediction\": \"A\",\n        \"gold\": \"\""), "{predictions}");
         assert!(!folder.join(format!("results/yes_hf/{abbr}.json")).exists(), "the score of before is gone");
+        let submission = std::fs::read_to_string(folder.join("submission/yes_hf/ceval.json")).unwrap();
+        let submission: Value = serde_json::from_str(&submission).unwrap();
+        let subject = tasks[1].dataset_config["name"].as_str().unwrap();
+        assert_eq!(submission, serde_json::json!({ subject: { "0": "A", "1": "A" } }));
+        // Where only some are missing, the score would be of the others.
+        tasks[1].samples[0].gold = Some("A".into());
+        let report = ask(&config, &tasks).unwrap();
+        let reason = "1 of 2 questions have no right answer to compare with".to_owned();
+        assert_eq!(report.failures, [Failure { abbr: abbr.clone(), index: None, reason }]);
     }
 
     #[test]
@@ -460,11 +629,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (config, mut tasks) = demo(dir.path());
         tasks[0].samples[1].row.retain(|(column, _)| column != "B");
-        let report = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        let report = ask(&config, &tasks).unwrap();
         let failures: Vec<_> = report.failures.iter().map(|f| (f.abbr.as_str(), f.index)).collect();
         assert_eq!(failures, [(tasks[0].abbr.as_str(), Some(1)), (tasks[0].abbr.as_str(), None)]);
         assert!(report.failures[0].reason.contains("column `B`"), "{}", report.failures[0].reason);
-        assert_eq!((report.plan.samples, report.overall.unwrap().questions), (16, 14));
+        assert_eq!((report.plan.samples, report.overall[0].questions), (16, 14));
         assert!(report.subsets[0].accuracy.is_none() && report.subsets[1].accuracy.is_some());
     }
 
@@ -473,7 +642,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (config, mut tasks) = demo(dir.path());
         tasks[0].samples[0].row[0].1.push_str("\\bar{A}");
-        let report = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap();
+        let report = ask(&config, &tasks).unwrap();
         assert!(report.warnings.len() == 1 && report.warnings[0].starts_with("1 rows hold a placeholder such as {A}"));
     }
 
@@ -482,11 +651,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (config, mut tasks) = demo(dir.path());
         tasks[1].abbr = tasks[0].abbr.clone();
-        let error = evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap_err().to_string();
+        let error = ask(&config, &tasks).unwrap_err().to_string();
         assert!(error.starts_with(&format!("two datasets have a subset {}", tasks[0].abbr)), "{error}");
         tasks.iter_mut().for_each(|task| task.samples.clear());
         tasks.truncate(1);
-        assert!(evaluate(&mut Yes, &config, &mut (), &tasks, &[]).unwrap_err().to_string().contains("no questions"));
+        assert!(ask(&config, &tasks).unwrap_err().to_string().contains("no questions"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

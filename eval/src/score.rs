@@ -1,29 +1,71 @@
-//! From the answers of one subset to its counts.
+//! From the answers of one subset to its score.
 
-use crate::{Prompt, Task, extract::Extracted};
+use crate::{
+    Inferencer, Sample, Task,
+    extract::{Extracted, Extractor},
+    metrics, python,
+    records::Record,
+    task::Evaluator,
+};
+use serde_json::{Map, Value, json};
 
 /// An answered question and what was read out of the answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer<'a> {
-    /// 0-based row.
-    pub index: usize,
-    /// What was sent.
-    pub prompt: &'a Prompt,
-    /// What came back.
-    pub prediction: &'a str,
+    /// The question.
+    pub sample: &'a Sample,
+    /// As the predictions file has it.
+    pub record: Record,
     /// As OpenCompass reads it.
     pub extracted: Extracted,
     /// As the strict rule reads it.
     pub strict: Extracted,
     /// The right answer; empty where there is none, as OpenCompass has it.
-    pub gold: &'a str,
+    pub gold: String,
 }
 
 impl<'a> Answer<'a> {
-    /// Reads `prediction`, the answer to row `index` of `task`.
-    pub(crate) fn read(task: &Task, index: usize, gold: &'a str, prompt: &'a Prompt, prediction: &'a str) -> Self {
-        let (extracted, strict) = (task.extractor.extract(prediction), task.extractor.extract_strict(prediction));
-        Self { index, prompt, prediction, extracted, strict, gold }
+    /// Reads the answer to `sample` of `task`.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub(crate) fn read(task: &Task, sample: &'a Sample, record: Record) -> Result<Self, String> {
+        let prediction = record.get("prediction").ok_or("it has no `prediction`")?;
+        let (extracted, strict) = match (&task.inferencer, prediction) {
+            (Inferencer::Clp { choices }, Value::Array(numbers)) => {
+                let numbers: Option<Vec<f64>> = numbers.iter().map(Value::as_f64).collect();
+                let numbers = numbers.ok_or("its `prediction` is no list of numbers")?;
+                let best = crate::modes::ppl::best(&task.inferencer, &numbers).and_then(|best| choices.get(best));
+                let answer = best.ok_or("its `prediction` has other choices than the dataset")?.clone();
+                let found = Extracted { answer, rule: "likeliest-choice".into() };
+                (found.clone(), found)
+            }
+            (inferencer, prediction) => {
+                let text = match prediction {
+                    Value::String(text) => text.clone(),
+                    Value::Number(number) => number.to_string(),
+                    other => return Err(format!("its `prediction` is {}, wanted text", python::repr(other))),
+                };
+                let rule = match inferencer {
+                    Inferencer::Ppl { .. } => "lowest-perplexity",
+                    Inferencer::Ll { .. } => "likeliest-label",
+                    _ => "",
+                };
+                if rule.is_empty() || !matches!(task.extractor, Extractor::Verbatim) {
+                    (task.extractor.extract(&text), task.extractor.extract_strict(&text))
+                } else {
+                    let found = Extracted { answer: text, rule: rule.into() };
+                    (found.clone(), found)
+                }
+            }
+        };
+        let gold = sample.gold.clone().unwrap_or_default();
+        Ok(Self { sample, record, extracted, strict, gold })
+    }
+
+    /// Whether it is right as OpenCompass reads it.
+    pub(crate) fn is_correct(&self) -> bool {
+        self.extracted.answer == self.gold
     }
 }
 
@@ -45,7 +87,7 @@ impl Counts {
         let count = |is_it: &dyn Fn(&Answer<'_>) -> bool| answers.iter().filter(|answer| is_it(answer)).count();
         Self {
             questions: answers.len(),
-            correct: count(&|a| a.extracted.answer == a.gold),
+            correct: count(&|a| a.is_correct()),
             strict: count(&|a| a.strict.answer == a.gold),
             unparsed: count(&|a| a.extracted.answer.is_empty()),
         }
@@ -59,4 +101,96 @@ impl std::ops::AddAssign for Counts {
         self.strict += other.strict;
         self.unparsed += other.unparsed;
     }
+}
+
+/// A subset's scores by metric, in percent, in the order of the results file. NaN: of no question.
+pub(crate) type Metrics = Vec<(String, f64)>;
+
+/// As OpenCompass's evaluator computes them.
+pub(crate) fn metrics(evaluator: Evaluator, answers: &[Answer<'_>]) -> Metrics {
+    let accuracy = |of: &mut dyn Iterator<Item = &Answer<'_>>| {
+        let (mut correct, mut total) = (0, 0);
+        for answer in of {
+            total += 1;
+            correct += usize::from(answer.is_correct());
+        }
+        if total == 0 { f64::NAN } else { metrics::accuracy(correct, total) }
+    };
+    match evaluator {
+        Evaluator::Acc | Evaluator::AccWithDetails => vec![("accuracy".into(), accuracy(&mut answers.iter()))],
+        Evaluator::AccContamination => {
+            let kinds = [
+                ("clean", "clean"),
+                ("input contamination", "input contaminated"),
+                ("input-and-label contamination", "input-and-label contaminated"),
+            ];
+            let of = |(status, name): (&str, &str)| {
+                let mut rows = answers.iter().filter(|answer| answer.sample.field("is_clean") == Some(status));
+                (format!("accuracy - {name}"), accuracy(&mut rows))
+            };
+            kinds.into_iter().map(of).collect()
+        }
+    }
+}
+
+/// `details` of the results file.
+pub(crate) fn details(task: &Task, answers: &[Answer<'_>]) -> Value {
+    if task.evaluator == Evaluator::AccWithDetails {
+        return answers.iter().map(with_details).collect();
+    }
+    let mut details = Map::new();
+    for answer in answers {
+        let is_labels = answer.record.keys().any(|key| key.starts_with("label:"));
+        details.entry("type").or_insert(if is_labels { "PPL" } else { "GEN" }.into());
+        let detail = if is_labels { labels(answer) } else { generated(answer) };
+        details.insert(answer.sample.index.to_string(), detail);
+    }
+    details.into()
+}
+
+fn generated(answer: &Answer<'_>) -> Value {
+    json!({
+        "prompt": answer.record.get("origin_prompt").or(answer.record.get("prompt")),
+        "origin_prediction": answer.record.get("prediction"),
+        "predictions": answer.extracted.answer,
+        "references": answer.gold,
+    })
+}
+
+fn labels(answer: &Answer<'_>) -> Value {
+    let (mut origin, mut scored) = (Map::new(), Map::new());
+    for (key, value) in &answer.record {
+        if let Some(label) = key.strip_prefix("label: ") {
+            let mut value = value.clone();
+            if let Some(value) = value.as_object_mut() {
+                value.shift_remove("testing input");
+            }
+            scored.insert(label.to_owned(), value);
+        } else if !matches!(key.as_str(), "in-context examples" | "prediction") {
+            origin.insert(key.clone(), value.clone());
+        }
+    }
+    origin.extend(scored);
+    json!({
+        "origin_prediction": origin,
+        "predictions": answer.extracted.answer,
+        "references": answer.gold,
+        "correct": answer.is_correct(),
+    })
+}
+
+/// As `AccwithDetailsEvaluator` has it: lists, because a question may be asked several times there.
+fn with_details(answer: &Answer<'_>) -> Value {
+    let field = |name: &str| answer.sample.field(name).unwrap_or_default();
+    let prediction = match answer.record.get("prediction") {
+        Some(Value::Number(number)) => Value::from(number.clone()),
+        _ => answer.extracted.answer.as_str().into(),
+    };
+    json!({
+        "example_abbr": format!("{}_{}", field("subdivision"), field("idx")),
+        "prompt": [answer.record.get("origin_prompt")],
+        "pred": [prediction],
+        "refr": [answer.record.get("gold").cloned().unwrap_or_else(|| answer.gold.as_str().into())],
+        "is_correct": [answer.is_correct()],
+    })
 }

@@ -40,7 +40,7 @@ fn a_run_tells_plans_and_writes() {
     assert!(report.subsets.iter().all(|s| s.accuracy.is_some() && s.questions == 3 && s.mode == "gen"));
     assert_eq!(report.table.lines().count(), 2 + 8);
     assert!(report.table.lines().next().unwrap().trim_end().ends_with("scripted_hf"));
-    let overall = report.overall.unwrap();
+    let overall = report.overall[0];
     assert_eq!((overall.questions, overall.prompt_tokens, overall.computed_tokens), (24, all as u64, all as u64));
     assert!(overall.unparsed > 0 && overall.accuracy > 0.0 && overall.accuracy < 100.0);
     assert!(
@@ -80,7 +80,7 @@ fn a_dry_run_plans_and_writes_nothing() {
     let (mut model, mut seen) = (Scripted::varied(), Recorder::default());
     let report = run(&mut model, &config, &mut seen).unwrap();
     assert_eq!((report.plan.samples, report.plan.run.clone(), seen.plans.len()), (16, None, 1));
-    assert!(report.plan.prompt_tokens > 0 && report.overall.is_none() && report.folder.is_none());
+    assert!(report.plan.prompt_tokens > 0 && report.overall.is_empty() && report.folder.is_none());
     assert!(!work_dir.exists() && model.asked.is_empty());
     // Of a run that is there it says what is left, without touching it.
     run(&mut Scripted::varied(), &demo(&work_dir, 1), &mut ()).unwrap();
@@ -133,7 +133,7 @@ fn a_question_without_an_answer_leaves_its_subset_without_a_score() {
         (second.abbr.as_str(), None, "1 of 2 questions have no answer"),
     ];
     assert_eq!(failures, wanted);
-    assert_eq!(report.overall.unwrap().questions, 14);
+    assert_eq!(report.overall[0].questions, 14);
     let row = report.table.lines().find(|line| line.starts_with(&second.abbr)).unwrap();
     assert_eq!(row.split_whitespace().skip(1).collect::<String>(), "----");
     let folder = report.folder.unwrap();
@@ -188,7 +188,7 @@ fn truncated_prompts_are_counted_said_and_marked() {
     let config = EvalConfig { max_seq_len: Some(60), ..demo(dir.path(), 2) };
     let mut seen = Recorder::default();
     let report = run(&mut Scripted::varied(), &config, &mut seen).unwrap();
-    assert_eq!((report.plan.truncated, report.overall.unwrap().truncated), (16, 16));
+    assert_eq!((report.plan.truncated, report.overall[0].truncated), (16, 16));
     assert_eq!(seen.warnings, report.warnings);
     let warning = &report.warnings[0];
     assert!(

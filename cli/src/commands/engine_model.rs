@@ -1,7 +1,7 @@
 //! The engine as the evaluation sees it.
 
-use oc_engine::{ChatMessage, Engine, Event, Request, Stats};
-use oc_eval::{Error, Message, Model, ModelIdentity, OnOutput, Result};
+use oc_engine::{ChatMessage, Engine, Event, Request, ScoreEvent, ScoreRequest, Stats};
+use oc_eval::{Error, Message, Model, ModelIdentity, OnOutput, OnScore, Result};
 
 /// [`Model`] over an [`Engine`].
 pub struct EngineModel {
@@ -50,25 +50,19 @@ impl Model for EngineModel {
         Ok(self.engine.tokenizer().encode_all(texts, add_special_tokens)?)
     }
 
-    fn apply_chat_template(&self, messages: &[Message]) -> Result<String> {
+    fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let Some(template) = self.engine.chat_template() else {
             return Err(Error::Config {
                 what: format!("{} has no chat template\n\nhint: use --hf-type base", self.name),
             });
         };
         let message = |m: &Message| ChatMessage { role: m.role.clone(), content: m.content.clone() };
-        Ok(template.render(&messages.iter().map(message).collect::<Vec<_>>(), true)?)
+        Ok(template.render(&messages.iter().map(message).collect::<Vec<_>>(), add_generation_prompt)?)
     }
 
     fn generate(&mut self, requests: Vec<Request>, on_output: &mut OnOutput<'_>) -> Result<Stats> {
         let before = self.engine.stats();
-        let since = |now: Stats| Stats {
-            prompt_tokens: now.prompt_tokens - before.prompt_tokens,
-            cached_tokens: now.cached_tokens - before.cached_tokens,
-            computed_prompt_tokens: now.computed_prompt_tokens - before.computed_prompt_tokens,
-            generated_tokens: now.generated_tokens - before.generated_tokens,
-            steps: now.steps - before.steps,
-        };
+        let since = |now| difference(now, before);
         let mut stream = self.engine.stream(requests)?;
         while let Some(event) = stream.next() {
             let output = match event? {
@@ -79,5 +73,28 @@ impl Model for EngineModel {
         }
         let after = stream.stats();
         Ok(since(after))
+    }
+
+    fn score(&mut self, requests: Vec<ScoreRequest>, on_score: &mut OnScore<'_>) -> Result<Stats> {
+        let before = self.engine.stats();
+        let mut stream = self.engine.score_stream(requests)?;
+        while let Some(event) = stream.next() {
+            let score = match event? {
+                ScoreEvent::Finished(score) => Some(score),
+                ScoreEvent::Step => None,
+            };
+            on_score(score, difference(stream.stats(), before))?;
+        }
+        Ok(difference(stream.stats(), before))
+    }
+}
+
+fn difference(now: Stats, before: Stats) -> Stats {
+    Stats {
+        prompt_tokens: now.prompt_tokens - before.prompt_tokens,
+        cached_tokens: now.cached_tokens - before.cached_tokens,
+        computed_prompt_tokens: now.computed_prompt_tokens - before.computed_prompt_tokens,
+        generated_tokens: now.generated_tokens - before.generated_tokens,
+        steps: now.steps - before.steps,
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     progress::Progress,
     resolve::{self, Environment, Evaluation},
 };
-use oc_eval::{Event, Observer, Phase, Plan, RunReport, datasets};
+use oc_eval::{EvalConfig, Event, Model, Models, Observer, Phase, Plan, RunReport, Stage, datasets};
 use std::path::Path;
 
 /// Most failures that are named one by one.
@@ -24,27 +24,44 @@ pub fn run(args: &EvalArgs, terminal: &Terminal) -> Result<Outcome> {
     let mut job = resolve::job(args, Environment::read(), &mut notes)?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
     let evaluations = std::mem::take(&mut job.evaluations);
-    let mut ready = Vec::with_capacity(evaluations.len());
+    let (mut configs, mut models) = (Vec::with_capacity(evaluations.len()), Vec::new());
     for Evaluation { config, model } in evaluations {
-        ready.push((config, model?));
-    }
-    // A misspelt dataset or missing data is said before a model is loaded for it.
-    if let Some((config, _)) = ready.first() {
-        datasets::load(config).map_err(|error| job.locate(error))?;
-    }
-    let mut outcome = Outcome::Complete;
-    let interrupt = Interrupt::install(terminal);
-    for (config, model) in ready {
-        let engine = load(&model, terminal)?;
-        let mut model = EngineModel::new(config.model.abbr.clone(), engine);
-        let mut console = Console { terminal, interrupt: interrupt.clone(), progress: None, plan: Plan::default() };
-        let report = oc_eval::run(&mut model, &config, &mut console);
-        console.end_progress();
-        if print(&report?, config.dry_run)? == Outcome::WithFailures {
-            outcome = Outcome::WithFailures;
+        if config.stage.infers() {
+            let mut model = model?;
+            // A misspelt dataset or missing data is said before a model is loaded for it.
+            let tasks = datasets::load(&config).map_err(|error| job.locate(error))?;
+            // Room for the longest output beside the prompt: a dataset may ask for more than the flags do.
+            if let Some(len) = config.max_seq_len {
+                let output = tasks.iter().map(|task| task.max_out_len(&config)).max().unwrap_or(config.max_out_len);
+                model.options.max_seq_len = Some(len + output);
+            }
+            models.push(model);
         }
+        configs.push(config);
     }
-    Ok(outcome)
+    let mut loaded =
+        Loaded { terminal, models, names: configs.iter().map(|c| c.model.abbr.clone()).collect(), model: None };
+    let interrupt = Interrupt::install(terminal);
+    let mut console = Console { terminal, interrupt, progress: None, plan: Plan::default() };
+    let report = oc_eval::run_all(&mut loaded, &configs, &mut console);
+    console.end_progress();
+    print(&report.map_err(|error| job.locate(error))?, &configs[0])
+}
+
+/// Loads the models of a run one after the other; the one before makes room first.
+struct Loaded<'a> {
+    terminal: &'a Terminal,
+    models: Vec<resolve::Model>,
+    names: Vec<String>,
+    model: Option<EngineModel>,
+}
+
+impl Models for Loaded<'_> {
+    fn load(&mut self, number: usize) -> oc_eval::Result<&mut dyn Model> {
+        self.model = None;
+        let engine = load(&self.models[number], self.terminal)?;
+        Ok(self.model.insert(EngineModel::new(self.names[number].clone(), engine)))
+    }
 }
 
 /// Shows the events of a run.
@@ -123,17 +140,23 @@ fn plan_text(plan: &Plan) -> String {
 }
 
 /// The result to stdout, what has no score to stderr.
-fn print(report: &RunReport, dry_run: bool) -> Result<Outcome> {
+fn print(report: &RunReport, config: &EvalConfig) -> Result<Outcome> {
     let mut out = Stdout::lock();
-    if dry_run {
+    if config.dry_run {
         out.line(plan_text(&report.plan))?;
         return Ok(Outcome::Complete);
     }
-    out.line(report.table.trim_end())?;
+    if config.stage == Stage::Infer {
+        out.line(plan_text(&report.plan))?;
+    } else {
+        out.line(report.table.trim_end())?;
+    }
     if let Some(averages) = &report.averages {
         out.line(format_args!("\n{}", averages.trim_end()))?;
     }
-    out.line(format_args!("\n{}", report.line.trim_end()))?;
+    if !report.line.is_empty() {
+        out.line(format_args!("\n{}", report.line.trim_end()))?;
+    }
     if let Some(folder) = &report.folder {
         tracing::info!("everything is in {}", folder.display());
     }

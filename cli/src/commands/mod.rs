@@ -8,10 +8,7 @@ pub mod generate;
 pub mod list_configs;
 pub mod prompt;
 
-use crate::{
-    diagnostics::{Result, Terminal},
-    progress, resolve,
-};
+use crate::{diagnostics::Terminal, progress, resolve};
 use oc_engine::Engine;
 use std::time::Instant;
 
@@ -25,7 +22,7 @@ pub enum Outcome {
 }
 
 /// Loads a model, showing how far it is.
-fn load(model: &resolve::Model, terminal: &Terminal) -> Result<Engine> {
+fn load(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Engine> {
     let started = Instant::now();
     let name = model.path.file_name().unwrap_or(model.path.as_os_str()).display().to_string();
     let bar = progress::loading(terminal, &name);

@@ -16,7 +16,7 @@ mod vocabulary;
 mod winograd;
 mod winogrande;
 
-use crate::{Error, EvalConfig, Result, names, task::Task};
+use crate::{Error, EvalConfig, Result, names, prompt::prompt_version, report::summary::Row, task::Task};
 use files::Files;
 use serde_json::Value;
 use std::{
@@ -76,6 +76,13 @@ pub struct Family {
     pub datasets: &'static [Dataset],
     loaders: &'static [Loader],
     groups: fn() -> Vec<Group>,
+}
+
+impl Family {
+    /// The groups that its summarizer shows, in OpenCompass's order.
+    pub fn groups(&self) -> Vec<Group> {
+        (self.groups)()
+    }
 }
 
 /// How a dataset class of OpenCompass reads its data.
@@ -176,6 +183,24 @@ pub fn task(config: &Value, source: &mut Source<'_>, strict_braces: bool) -> Res
 /// # Errors
 /// Unknown names, missing or malformed data.
 pub fn load(config: &EvalConfig) -> Result<Vec<Task>> {
+    let mut source = Source::new(config.data_dir.as_deref());
+    let mut tasks = Vec::new();
+    for dataset in configs(config)? {
+        let mut task = task(&dataset, &mut source, config.strict_braces)?;
+        if let Some(limit) = config.limit.filter(|limit| *limit < task.samples.len()) {
+            task.samples.truncate(limit);
+            build::record_limit(&mut task.dataset_config, limit);
+        }
+        tasks.push(task);
+    }
+    Ok(tasks)
+}
+
+/// The dictionaries of all of `config.datasets`, in table order, then `config.dataset_configs`, with `subjects` applied.
+///
+/// # Errors
+/// Unknown names.
+pub(crate) fn configs(config: &EvalConfig) -> Result<Vec<Value>> {
     let named = named(config)?;
     let own = config.dataset_configs.iter().cloned();
     let configs: Vec<Value> = named.iter().flat_map(|(_, dataset)| dataset.configs()).chain(own).collect();
@@ -185,17 +210,21 @@ pub fn load(config: &EvalConfig) -> Result<Vec<Task>> {
     crate::task::check_subjects(&all, &config.subjects, &families.join(", "))?;
     let is_wanted =
         |names: &[String; 2]| config.subjects.is_empty() || names.iter().any(|n| config.subjects.contains(n));
-    let mut source = Source::new(config.data_dir.as_deref());
-    let mut tasks = Vec::new();
-    for (dataset, _) in configs.iter().zip(&subjects).filter(|(_, names)| is_wanted(names)) {
-        let mut task = task(dataset, &mut source, config.strict_braces)?;
-        if let Some(limit) = config.limit.filter(|limit| *limit < task.samples.len()) {
-            task.samples.truncate(limit);
-            build::record_limit(&mut task.dataset_config, limit);
-        }
-        tasks.push(task);
+    let wanted = configs.iter().zip(&subjects).filter(|(_, names)| is_wanted(names));
+    Ok(wanted.map(|(config, _)| config.clone()).collect())
+}
+
+/// The row of the subset that a dictionary describes.
+pub(crate) fn row(config: &Value) -> Row {
+    let class = config["infer_cfg"]["inferencer"]["type"].as_str().unwrap_or_default();
+    let modes =
+        [("GenInferencer", "gen"), ("CLPInferencer", "unknown"), ("PPLInferencer", "ppl"), ("LLInferencer", "ll")];
+    let mode = modes.iter().find(|(name, _)| class.ends_with(name)).map_or("unknown", |(_, mode)| mode);
+    Row {
+        abbr: config["abbr"].as_str().unwrap_or_default().to_owned(),
+        version: prompt_version(&config["infer_cfg"]),
+        mode: mode.to_owned(),
     }
-    Ok(tasks)
 }
 
 /// The groups of `config.datasets` and `config.dataset_configs`, in OpenCompass's order.

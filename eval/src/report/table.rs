@@ -40,9 +40,12 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Digits with at most one point. `tabulate` also takes `12e345` for a number and would print the prompt version
+/// Digits with at most one point, or Python's `nan`. `tabulate` also takes `12e345` for a number and would print the prompt version
 /// `123e05` as `12300000.00`; such a version stays text here.
 fn is_number(cell: &str) -> bool {
+    if cell == "nan" {
+        return true;
+    }
     let digits = cell.strip_prefix('-').unwrap_or(cell);
     let is_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -50,7 +53,7 @@ fn is_number(cell: &str) -> bool {
 }
 
 /// Comma-separated, as OpenCompass writes it: without quotes.
-pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn comma_separated(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = header.join(",") + "\n";
     for row in rows {
         text += &(row.join(",") + "\n");
@@ -98,6 +101,6 @@ mod tests {
         let header = ["version"];
         assert!(tabulate(&header, &rows(&[&["123e05"]])).ends_with("\n123e05"));
         assert!(tabulate(&header, &[]).ends_with("---------"));
-        assert!(!is_number("-") && !is_number("") && !is_number(".") && is_number("9.52"));
+        assert!(!is_number("-") && !is_number("") && !is_number(".") && is_number("9.52") && is_number("nan"));
     }
 }

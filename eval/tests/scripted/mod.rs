@@ -2,9 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use oc_engine::{FinishReason, Output, Request, Stats, Tokenizer};
+use oc_engine::{FinishReason, Output, Request, Score, ScoreRequest, Stats, Tokenizer};
 use oc_eval::{
-    Error, EvalConfig, Event, Message, Model, ModelConfig, ModelIdentity, Observer, OnOutput, Phase, Result,
+    Error, EvalConfig, Event, Message, Model, ModelConfig, ModelIdentity, Observer, OnOutput, OnScore, Phase, Result,
 };
 use std::{
     cell::Cell,
@@ -107,12 +107,13 @@ impl Model for Scripted {
         Ok(bos.into_iter().chain(text.chars().map(u32::from)).collect())
     }
 
-    fn apply_chat_template(&self, messages: &[Message]) -> Result<String> {
+    fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         if self.identity.chat_template.is_none() {
             return Err(Error::Config { what: "scripted has no chat template".into() });
         }
         let rendered = messages.iter().map(|m| format!("<{}>{}\n", m.role, m.content));
-        Ok(rendered.chain(["<assistant>".to_owned()]).collect())
+        let open = add_generation_prompt.then(|| "<assistant>".to_owned());
+        Ok(rendered.chain(open).collect())
     }
 
     fn generate(&mut self, requests: Vec<Request>, on_output: &mut OnOutput<'_>) -> Result<Stats> {
@@ -150,6 +151,42 @@ impl Model for Scripted {
         }
         Ok(stats)
     }
+
+    fn score(&mut self, requests: Vec<ScoreRequest>, on_score: &mut OnScore<'_>) -> Result<Stats> {
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        match self.order {
+            Order::Asked => {}
+            Order::Reversed => order.reverse(),
+            Order::Strided(n) => order.sort_by_key(|i| i % n),
+        }
+        let mut stats = Stats::default();
+        for (answered, i) in order.into_iter().filter(|i| !self.skips.contains(i)).enumerate() {
+            if answered == self.fails_after {
+                return Err(oc_engine::Error::InvalidRequest("scripted failure".into()).into());
+            }
+            let ScoreRequest { context, continuations, context_logprobs } = &requests[i];
+            self.asked.push(self.text(context));
+            let all = |ids: &[u32], from: usize| (from..ids.len()).map(|at| logprob(&ids[..at], ids[at])).collect();
+            let continued = |c: &Vec<u32>| all(&[&context[..], c].concat(), context.len());
+            stats.prompt_tokens += context.len() as u64;
+            stats.computed_prompt_tokens += context.len() as u64;
+            let score = Score {
+                request: i,
+                context: if *context_logprobs { all(context, 1) } else { Vec::new() },
+                continuations: continuations.iter().map(continued).collect(),
+                is_greedy: vec![false; continuations.len()],
+            };
+            on_score(Some(score), stats)?;
+        }
+        Ok(stats)
+    }
+}
+
+/// What the scripted model gives `token` after `before`: a function of both and of nothing else.
+pub fn logprob(before: &[u32], token: u32) -> f32 {
+    let mix = |hash: u32, id: &u32| (hash ^ id).wrapping_mul(0x0100_0193).rotate_left(7);
+    let hash = before.iter().chain([&token]).fold(0x811c_9dc5, mix);
+    -((hash >> 8) as f32) / (1 << 21) as f32
 }
 
 /// Remembers what it was told, and asks to stop when it was asked often enough.

@@ -1,0 +1,355 @@
+//! Prompts cut to the model's context as OpenCompass does it; one for a question, or one for each of its labels.
+//!
+//! While a prompt is longer than `max_seq_len`, its last solved example is dropped and it is built again; nothing is
+//! reserved for the output. What is still too long loses its beginning. Without `max_seq_len` no example is dropped,
+//! and only the model's own limit cuts.
+
+use crate::{Error, EvalConfig, Inferencer, Label, Message, Model, Prompt, Result, Sample, Task, prompt::Style};
+
+/// A prompt that can be sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Built {
+    /// What is recorded: with fewer examples perhaps, but with its beginning.
+    pub prompt: Prompt,
+    /// What was encoded: the text, or what the chat template made of the messages.
+    pub text: String,
+    /// The ids to send.
+    pub ids: Vec<u32>,
+    /// Solved examples left.
+    pub shots: usize,
+    /// Solved examples of an uncut prompt.
+    pub all_shots: usize,
+    /// Tokens cut from the beginning.
+    pub cut: usize,
+    /// Tokens before the cut, as OpenCompass counts them.
+    pub counted: usize,
+    /// Tokens that the model's context leaves for it.
+    pub room: usize,
+}
+
+impl Built {
+    /// Whether anything is missing.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.shots < self.all_shots || self.cut > 0
+    }
+}
+
+/// How long a prompt may be, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Limits {
+    /// Examples are dropped above this.
+    examples: Option<usize>,
+    /// The beginning is cut above this.
+    prompt: usize,
+    /// What the model's context leaves beside the output.
+    room: usize,
+}
+
+impl Limits {
+    /// The limits that `config` sets for the prompts of `task`: a generated output has to fit into the context of `model`
+    /// too, and so has the token that `CLPInferencer` reckons with.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where nothing would be left of a prompt.
+    fn new(task: &Task, config: &EvalConfig, model: &dyn Model) -> Result<Self> {
+        let context = model.max_seq_len();
+        if config.max_seq_len == Some(0) {
+            return Err(Error::Config { what: "max_seq_len is 0; a prompt needs at least one token".into() });
+        }
+        let output = match task.inferencer {
+            Inferencer::Gen(_) => task.max_out_len(config),
+            _ => 0,
+        };
+        if output == 0 && matches!(task.inferencer, Inferencer::Gen(_)) {
+            return Err(Error::Config { what: "max_out_len is 0; at least one token must be generated".into() });
+        }
+        let Some(room) = context.checked_sub(output).filter(|room| *room > 0) else {
+            return Err(Error::Config {
+                what: format!(
+                    "max_out_len is {output}, but the whole context of {} is {context} tokens\n\n\
+                     hint: use a smaller --max-out-len",
+                    model.name()
+                ),
+            });
+        };
+        let extra = usize::from(matches!(task.inferencer, Inferencer::Clp { .. }));
+        Ok(Self {
+            examples: config.max_seq_len.map(|len| len.min(room).saturating_sub(extra)),
+            prompt: config.max_seq_len.map_or(room, |len| len.min(room)),
+            room,
+        })
+    }
+}
+
+/// A prompt being fitted.
+struct Draft<'a> {
+    /// Of its question.
+    place: usize,
+    task: &'a Task,
+    sample: &'a Sample,
+    /// The answer that it states; `None`: it asks for one.
+    label: Option<&'a Label>,
+    limits: Limits,
+    shots: usize,
+    built: Result<(Prompt, String), String>,
+    ids: Vec<u32>,
+    /// Tokens as OpenCompass counts them.
+    counted: usize,
+}
+
+impl Draft<'_> {
+    /// Builds the prompt with as many examples as are left. What concerns this sample alone is kept with it.
+    fn build(&mut self, style: &Style, render: &Render<'_>) -> Result<()> {
+        let prompt = match self.label {
+            None => self.task.prompt(self.sample, self.shots, style),
+            Some(label) => self.task.candidate(self.sample, label, self.shots, style),
+        };
+        self.built = match prompt {
+            Ok(prompt) => {
+                let text = render.text(&prompt, self.label.is_none())?;
+                Ok((prompt, text))
+            }
+            Err(Error::Sample { reason, .. }) => Err(reason),
+            Err(other) => return Err(other),
+        };
+        Ok(())
+    }
+
+    /// Cuts what is still too long. `edges`: the ids of the empty text.
+    fn finish(self, edges: &[u32]) -> Result<Built, String> {
+        let (prompt, text) = self.built?;
+        let edges = if matches!(prompt, Prompt::Text(_)) { edges } else { &[] };
+        let (ids, cut) = cut_left(self.ids, self.limits.prompt, edges);
+        if ids.is_empty() {
+            return Err("the prompt has no tokens".to_owned());
+        }
+        let (shots, all_shots, counted) = (self.shots, self.task.shots.len(), self.counted);
+        Ok(Built { prompt, text, ids, shots, all_shots, cut, counted, room: self.limits.room })
+    }
+}
+
+/// How a prompt becomes text for the tokenizer.
+struct Render<'a>(&'a dyn Model);
+
+impl Render<'_> {
+    /// What is sent; `is_open`: the answer follows.
+    fn text(&self, prompt: &Prompt, is_open: bool) -> Result<String> {
+        match prompt {
+            Prompt::Text(text) => Ok(text.clone()),
+            Prompt::Messages(messages) => self.0.apply_chat_template(messages, is_open),
+        }
+    }
+
+    /// What OpenCompass counts: of messages all texts, one after the other, as one message of the user.
+    fn counted(&self, prompt: &Prompt) -> Result<String> {
+        let Prompt::Messages(messages) = prompt else { return self.text(prompt, true) };
+        let content = messages.iter().map(|message| message.content.as_str()).collect();
+        self.0.apply_chat_template(&[Message { role: "user".into(), content }], true)
+    }
+}
+
+/// What is asked for a question.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Asked {
+    /// One prompt, whose answer is the model's.
+    One(Built),
+    /// One prompt for each label, in their order.
+    Each(Vec<Built>),
+}
+
+impl Asked {
+    /// All prompts.
+    pub(crate) fn prompts(&self) -> &[Built] {
+        match self {
+            Self::One(built) => std::slice::from_ref(built),
+            Self::Each(built) => built,
+        }
+    }
+
+    /// Tokens as sent, of all prompts.
+    pub(crate) fn tokens(&self) -> usize {
+        self.prompts().iter().map(|built| built.ids.len()).sum()
+    }
+
+    /// Solved examples left in the shortest prompt.
+    pub(crate) fn shots(&self) -> usize {
+        self.prompts().iter().map(|built| built.shots).min().unwrap_or(0)
+    }
+
+    /// Most tokens cut from the beginning of a prompt.
+    pub(crate) fn cut(&self) -> usize {
+        self.prompts().iter().map(|built| built.cut).max().unwrap_or(0)
+    }
+}
+
+/// The prompts of all questions, subset by subset, row by row; an inner error is the reason why one cannot be asked.
+///
+/// Examples that one label's prompt of a question had to drop are missing in those of its later labels too.
+///
+/// # Errors
+/// [`Error::Config`] where a limit leaves nothing of a prompt; whatever stops all of them: no chat template, a tokenizer
+/// that fails.
+pub(crate) fn build(
+    tasks: &[Task],
+    style: &Style,
+    config: &EvalConfig,
+    model: &dyn Model,
+) -> Result<Vec<Result<Asked, String>>> {
+    let render = Render(model);
+    // What the tokenizer adds stays when the beginning is cut, as in transformers.
+    let edges = model.encode("", true)?;
+    let mut questions = Vec::new();
+    for task in tasks {
+        let limits = Limits::new(task, config, model)?;
+        let question = |sample| Question { task, sample, limits, shots: task.shots.len(), built: Ok(Vec::new()) };
+        questions.extend(task.samples.iter().map(question));
+    }
+    let rounds = tasks.iter().map(|task| task.inferencer.labels().map_or(1, <[Label]>::len)).max().unwrap_or(0);
+    for round in 0..rounds {
+        let mut drafts: Vec<Draft<'_>> = Vec::new();
+        for (place, question) in questions.iter().enumerate() {
+            let Question { task, sample, limits, shots, .. } = *question;
+            let label = match task.inferencer.labels() {
+                None if round == 0 => None,
+                Some(labels) if round < labels.len() => Some(&labels[round]),
+                _ => continue,
+            };
+            let built = Err(String::new());
+            let mut draft = Draft { place, task, sample, label, limits, shots, built, ids: Vec::new(), counted: 0 };
+            draft.build(style, &render)?;
+            drafts.push(draft);
+        }
+        encode(&mut drafts, |_| true, model)?;
+        drop_examples(&mut drafts, style, &render)?;
+        for draft in drafts {
+            let question = &mut questions[draft.place];
+            question.shots = draft.shots;
+            match (draft.finish(&edges), &mut question.built) {
+                (Ok(built), Ok(all)) => all.push(built),
+                (Err(reason), all @ Ok(_)) => *all = Err(reason),
+                (_, Err(_)) => {}
+            }
+        }
+    }
+    let asked = |question: Question<'_>| {
+        let mut built = question.built?;
+        Ok(match question.task.inferencer.labels() {
+            None => Asked::One(built.pop().ok_or("there is no prompt")?),
+            Some(_) => Asked::Each(built),
+        })
+    };
+    Ok(questions.into_iter().map(asked).collect())
+}
+
+/// A question on its way through the rounds, one for each label.
+struct Question<'a> {
+    task: &'a Task,
+    sample: &'a Sample,
+    limits: Limits,
+    /// Solved examples left.
+    shots: usize,
+    built: Result<Vec<Built>, String>,
+}
+
+/// Counts every prompt, and drops the last example of those that are too long, until none is.
+fn drop_examples(drafts: &mut [Draft<'_>], style: &Style, render: &Render<'_>) -> Result<()> {
+    count(drafts, |_| true, render)?;
+    loop {
+        let is_too_long =
+            |draft: &Draft<'_>| draft.shots > 0 && draft.limits.examples.is_some_and(|l| draft.counted > l);
+        let mut places = Vec::new();
+        for (place, draft) in drafts.iter_mut().enumerate().filter(|(_, draft)| is_too_long(draft)) {
+            draft.shots -= 1;
+            draft.build(style, render)?;
+            places.push(place);
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        let is_changed = |place: usize| places.binary_search(&place).is_ok();
+        encode(drafts, is_changed, render.0)?;
+        count(drafts, is_changed, render)?;
+    }
+}
+
+/// Counts the tokens of the drafts at the wanted places as OpenCompass does.
+fn count(drafts: &mut [Draft<'_>], is_wanted: impl Fn(usize) -> bool, render: &Render<'_>) -> Result<()> {
+    let (mut texts, mut places) = (Vec::new(), Vec::new());
+    for (place, draft) in drafts.iter_mut().enumerate().filter(|(place, _)| is_wanted(*place)) {
+        draft.counted = draft.ids.len();
+        if let (Ok((prompt @ Prompt::Messages(_), _)), None) = (&draft.built, draft.label) {
+            texts.push(render.counted(prompt)?);
+            places.push(place);
+        }
+    }
+    for (place, ids) in places.into_iter().zip(render.0.encode_all(&texts, false)?) {
+        drafts[place].counted = ids.len();
+    }
+    Ok(())
+}
+
+/// Encodes the drafts at the wanted places, all at once. A rendered chat template carries its special tokens itself.
+fn encode(drafts: &mut [Draft<'_>], is_wanted: impl Fn(usize) -> bool, model: &dyn Model) -> Result<()> {
+    let (mut plain, mut rendered) = (Vec::new(), Vec::new());
+    for (_, draft) in drafts.iter_mut().enumerate().filter(|(place, _)| is_wanted(*place)) {
+        match &draft.built {
+            Ok((Prompt::Text(_), _)) => plain.push(draft),
+            Ok((Prompt::Messages(_), _)) => rendered.push(draft),
+            Err(_) => {}
+        }
+    }
+    for (drafts, add_special_tokens) in [(plain, true), (rendered, false)] {
+        let text = |draft: &&mut Draft<'_>| draft.built.as_ref().map(|(_, text)| text.clone()).unwrap_or_default();
+        let texts: Vec<String> = drafts.iter().map(text).collect();
+        let encoded = model.encode_all(&texts, add_special_tokens)?;
+        drafts.into_iter().zip(encoded).for_each(|(draft, ids)| draft.ids = ids);
+    }
+    Ok(())
+}
+
+/// Cuts the beginning off until `limit` ids are left, and says how many went. `edges` are the ids of the empty text:
+/// those of them that `ids` begins with stay.
+fn cut_left(ids: Vec<u32>, limit: usize, edges: &[u32]) -> (Vec<u32>, usize) {
+    let Some(cut) = ids.len().checked_sub(limit).filter(|cut| *cut > 0) else { return (ids, 0) };
+    let kept = ids.iter().zip(edges).take_while(|(id, edge)| id == edge).count().min(limit);
+    let mut short = ids[..kept].to_vec();
+    short.extend(&ids[kept + cut..]);
+    (short, cut)
+}
+
+/// Tokens of `prompts` that are not shared with the beginning of an earlier one, in the best order.
+pub(crate) fn unshared_tokens(prompts: &[&[u32]]) -> u64 {
+    let mut sorted = prompts.to_vec();
+    sorted.sort_unstable();
+    let mut previous: &[u32] = &[];
+    let mut unshared = 0;
+    for ids in sorted {
+        let shared = ids.iter().zip(previous).take_while(|(a, b)| a == b).count();
+        unshared += (ids.len() - shared) as u64;
+        previous = ids;
+    }
+    unshared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_goes_and_what_the_tokenizer_added_stays() {
+        assert_eq!(cut_left(vec![1, 2, 3], 3, &[]), (vec![1, 2, 3], 0));
+        assert_eq!(cut_left(vec![1, 2, 3, 4], 2, &[]), (vec![3, 4], 2));
+        assert_eq!(cut_left(vec![9, 2, 3, 4], 2, &[9]), (vec![9, 4], 2));
+        assert_eq!(cut_left(vec![9, 2, 3, 8], 3, &[9, 8]), (vec![9, 3, 8], 1));
+        assert_eq!(cut_left(vec![9, 2, 3, 4], 1, &[9]), (vec![9], 3));
+        // A tokenizer that adds nothing to this text.
+        assert_eq!(cut_left(vec![2, 3, 4], 2, &[9]), (vec![3, 4], 1));
+    }
+
+    #[test]
+    fn shared_beginnings_count_once() {
+        assert_eq!(unshared_tokens(&[]), 0);
+        assert_eq!(unshared_tokens(&[&[1, 2, 3], &[7], &[1, 2, 4, 5], &[1, 2, 3]]), 3 + 2 + 1);
+        assert_eq!(unshared_tokens(&[&[1, 2], &[1]]), 2);
+    }
+}
