@@ -72,30 +72,44 @@ impl CudaBackend {
         for (row, how) in how.iter().enumerate() {
             how.check(row)?;
         }
-        let mut out = Vec::with_capacity(how.len());
-        // Runs of greedy rows and of others: each takes consecutive rows.
-        for run in how.chunk_by(|a, b| (a.temperature == 0.0) == (b.temperature == 0.0)) {
-            let limit = if run[0].temperature == 0.0 { MAX_ROWS } else { MAX_SAMPLED_ROWS };
-            for how in run.chunks(limit) {
-                let first = out.len();
-                if how[0].temperature == 0.0 {
-                    let (stats, _) = self.row_stats(hidden, first, how.len(), head, None)?;
-                    for (row, stats) in stats.iter().enumerate() {
-                        stats.check("sample", first + row)?;
-                        out.push(Sampled { token: stats.argmax, logprob: stats.log_prob(stats.max) });
-                    }
-                } else {
-                    let mut logits = self.logits(how.len(), head.rows())?;
-                    self.launch_logits(hidden, first, how.len(), head, &mut logits)?;
-                    let in_whole = |e| match e {
-                        Error::NotFinite { what, row } => Error::NotFinite { what, row: first + row },
-                        other => other,
-                    };
-                    out.extend(self.sample_logits(&logits, how).map_err(in_whole)?);
-                }
+        let mut out = vec![Sampled { token: 0, logprob: 0.0 }; how.len()];
+        let rows = 0..how.len() as u32;
+        let (greedy, random): (Vec<u32>, Vec<u32>) = rows.partition(|row| how[*row as usize].temperature == 0.0);
+        for rows in greedy.chunks(MAX_ROWS) {
+            let (stats, _) = match self.some_rows(hidden, rows)? {
+                Some(gathered) => self.row_stats(&gathered, 0, rows.len(), head, None)?,
+                None => self.row_stats(hidden, rows[0] as usize, rows.len(), head, None)?,
+            };
+            for (row, stats) in rows.iter().zip(stats) {
+                stats.check("sample", *row as usize)?;
+                out[*row as usize] = Sampled { token: stats.argmax, logprob: stats.log_prob(stats.max) };
             }
         }
+        for rows in random.chunks(MAX_SAMPLED_ROWS) {
+            let mut logits = self.logits(rows.len(), head.rows())?;
+            match self.some_rows(hidden, rows)? {
+                Some(gathered) => self.launch_logits(&gathered, 0, rows.len(), head, &mut logits)?,
+                None => self.launch_logits(hidden, rows[0] as usize, rows.len(), head, &mut logits)?,
+            }
+            let how: Vec<Sampling> = rows.iter().map(|row| how[*row as usize]).collect();
+            let chosen = self.sample_logits(&logits, &how).map_err(|e| match e {
+                Error::NotFinite { what, row } => Error::NotFinite { what, row: rows[row] as usize },
+                other => other,
+            })?;
+            rows.iter().zip(chosen).for_each(|(row, chosen)| out[*row as usize] = chosen);
+        }
         Ok(out)
+    }
+
+    /// The `rows` (ascending) of `hidden` one behind the other, or `None` where they already are.
+    fn some_rows(&self, hidden: &CudaTensor, rows: &[u32]) -> Result<Option<CudaTensor>> {
+        if rows.last().map_or(0, |last| last - rows[0]) as usize + 1 == rows.len() {
+            return Ok(None);
+        }
+        let mut gathered = CudaTensor::new(self.device(), hidden.storage(), rows.len(), hidden.cols)?;
+        gathered.set_rows(rows.len())?;
+        self.launch_gather_rows(hidden, rows, &mut gathered)?;
+        Ok(Some(gathered))
     }
 
     /// Statistics of `rows` rows of `hidden` from `first` on, and the logits of `targets`.
