@@ -52,7 +52,7 @@ fn logits(backend: &CudaBackend, x: &CudaTensor, rows: usize, w: &CudaWeight, co
 }
 
 /// (rows, inner, cols): edges of tiles, of mma steps and of 16-byte chunks; tall, wide and tiny.
-const SHAPES: [(usize, usize, usize); 20] = [
+const SHAPES: [(usize, usize, usize); 22] = [
     (1, 1, 1),
     (1, 7, 3),
     (1, 64, 33),
@@ -72,6 +72,8 @@ const SHAPES: [(usize, usize, usize); 20] = [
     (130, 200, 7),
     (257, 72, 140),
     (100, 40, 2100),
+    (129, 20, 6913),
+    (257, 24, 9300),
     (3, 1000, 40),
 ];
 
@@ -192,7 +194,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn a_row_has_the_same_bits_in_every_tile() {
     for dtype in DTYPES {
         let backend = backend(dtype);
-        for (inner, cols) in [(200, 300), (72, 2112)] {
+        // With 300 rows a medium, a square and a wide tile.
+        for (inner, cols) in [(200, 300), (72, 4700), (40, 9300)] {
             let mut rng = Rng(5);
             let (w, _) = weight(&backend, &mut rng, cols, inner);
             let bias = rng.stored(&backend, cols, 1.0);
@@ -305,8 +308,9 @@ fn counts_are_those_of_the_tiles() {
     for (kernel, rows, cols, block_cols, block_rows) in [
         ("gemm_few_bf16", 16, 128, 32, 16),
         ("gemm_some_bf16", 64, 128, 32, 64),
-        ("gemm_square_bf16", 128, 256, 128, 128),
-        ("gemm_wide_bf16", 256, 2048, 256, 128),
+        ("gemm_medium_bf16", 128, 256, 64, 128),
+        ("gemm_square_bf16", 512, 3456, 128, 128),
+        ("gemm_wide_bf16", 512, 6912, 256, 128),
     ] {
         let counters = |inner: usize| {
             let (w, _) = weight(&backend, &mut Rng(1), cols, inner);
@@ -317,7 +321,7 @@ fn counts_are_those_of_the_tiles() {
             backend.linear(&x, &w, None, Epilogue::Store, &mut out).unwrap();
             emulator.counters()[kernel].clone()
         };
-        let inner = 256;
+        let inner = 64;
         let (longer, counters) = (counters(2 * inner), counters(inner));
         let (tiles_m, tiles_n) = (rows / block_rows, cols / block_cols);
         // Every block copies its rows of both operands once.

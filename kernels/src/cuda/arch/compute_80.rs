@@ -24,17 +24,19 @@ impl Tile {
     }
 }
 
+/// Fewer blocks than this leave processors of a data-centre GPU idle.
+const ENOUGH_BLOCKS: usize = 108;
+
 const WIDE: Tile = Tile { name: "wide", rows: 128, cols: 256, threads: 256, shared_bytes: 98304 };
 const SQUARE: Tile = Tile { name: "square", rows: 128, cols: 128, threads: 128, shared_bytes: 65536 };
+const MEDIUM: Tile = Tile { name: "medium", rows: 128, cols: 64, threads: 128, shared_bytes: 61440 };
 
-/// The tile of a linear layer of `m` rows and `n` columns.
+/// The tile of a linear layer of `m` rows and `n` columns: of those for many rows the largest that fills the GPU.
 pub(in crate::cuda) fn gemm(m: usize, n: usize) -> Tile {
     match m {
         0..=16 => Tile { name: "few", rows: 16, cols: 32, threads: 64, shared_bytes: 36864 },
         17..=64 => Tile { name: "some", rows: 64, cols: 32, threads: 128, shared_bytes: 61440 },
-        // Fewer columns would leave most of a wide tile, or of the processors, idle.
-        _ if n < 2048 => SQUARE,
-        _ => WIDE,
+        _ => [WIDE, SQUARE].into_iter().find(|tile| tile.blocks(m, n) >= ENOUGH_BLOCKS).unwrap_or(MEDIUM),
     }
 }
 

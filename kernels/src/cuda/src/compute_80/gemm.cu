@@ -2,17 +2,19 @@
 //
 // Floor: bytes of w (16 bits a weight) where M is small, 2·M·N·K operations where it is large.
 // Tiles: `wide` 128×256 by eight warps of 64×64, four stages of 32: 128 accumulators a thread, 64 operations per byte that a
-// warp reads from shared memory; 96 KiB of shared memory fit every GPU from sm_80 on. `square` 128×128 for small N, where
-// the wide one would leave processors idle. `few` (M ≤ 16) and `some` (M ≤ 64) take 32 columns a block, so that the columns
+// warp reads from shared memory; 96 KiB of shared memory fit every GPU from sm_80 on. `square` 128×128 and `medium` 128×64
+// for outputs of which wider ones would leave processors idle. `few` (M ≤ 16) and `some` (M ≤ 64) take 32 columns a block, so that the columns
 // spread evenly, and keep 20 to 48 KiB on their way per block, so that memory never waits.
-// Which of wide and square is a matter of (N, K); few and some only of speed: a row has the same bits in all of them.
+// Which it is, is only a matter of speed: a row has the same bits in all of them.
 //
-// budget gemm_wide_*: registers 224, shared 98304
-// budget gemm_square_*: registers 224, shared 65536
+// budget gemm_wide_*: registers 248, shared 98304
+// budget gemm_square_*: registers 248, shared 65536
+// budget gemm_medium_*: registers 168, shared 61440
 // budget gemm_some_*: registers 128, shared 61440
 // budget gemm_few_*: registers 96, shared 36864
 // sass gemm_wide_*: LDGSTS LDSM HMMA.16816 STG.E.64
 // sass gemm_square_*: LDGSTS LDSM HMMA.16816 STG.E.64
+// sass gemm_medium_*: LDGSTS LDSM HMMA.16816 STG.E.64
 // sass gemm_some_*: LDGSTS LDSM HMMA.16816
 // sass gemm_few_*: LDGSTS LDSM HMMA.16816
 #include "activations.cuh"
@@ -20,6 +22,7 @@
 
 using Wide = Tile<128, 256, 32, 4, 2, 4>;
 using Square = Tile<128, 128, 32, 4, 2, 2>;
+using Medium = Tile<128, 64, 32, 5, 2, 2>;
 using Some = Tile<64, 32, 64, 5, 2, 2>;
 using Few = Tile<16, 32, 64, 6, 1, 2>;
 
@@ -130,7 +133,7 @@ __device__ __forceinline__ void gemm(const Matrix &x, const Matrix &w, const Out
 }
 
 #define KERNEL(TILE, LAYOUT, NAME, T)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(LAYOUT::THREADS)                                                      \
+    extern "C" __global__ void __launch_bounds__(LAYOUT::THREADS, 1)                                                   \
         gemm_##TILE##_##NAME(const u16 *x, const u16 *w, const u16 *bias, void *out, u32 m, u32 n, u32 k,              \
                              u32 x_stride, u32 w_stride, u32 out_stride, u32 epilogue) {                               \
         gemm<T, LAYOUT>({x, m, k, x_stride}, {w, n, k, w_stride}, {out, out_stride, bias, epilogue});                  \
@@ -138,6 +141,7 @@ __device__ __forceinline__ void gemm(const Matrix &x, const Matrix &w, const Out
 #define KERNELS(NAME, T)                                                                                               \
     KERNEL(wide, Wide, NAME, T)                                                                                        \
     KERNEL(square, Square, NAME, T)                                                                                    \
+    KERNEL(medium, Medium, NAME, T)                                                                                    \
     KERNEL(some, Some, NAME, T)                                                                                        \
     KERNEL(few, Few, NAME, T)
 KERNELS(bf16, Bf16)

@@ -38,21 +38,38 @@ template <u32 BK> __device__ __forceinline__ u32 swizzled(u32 row, u32 chunk) {
     return (row * (BK / CHUNK) + (chunk ^ key)) * 16;
 }
 
-// Starts the copies of `ROWS` rows from `first` on, elements `k` to `k + BK`.
-template <u32 ROWS, u32 BK, u32 THREADS>
-__device__ __forceinline__ void load_tile(u32 shared, const Matrix &m, u32 first, u32 k) {
-    constexpr u32 CHUNKS = BK / CHUNK;
-#pragma unroll
-    for (u32 i = 0; i < ROWS * CHUNKS; i += THREADS) {
-        const u32 index = i + threadIdx.x;
-        if (ROWS * CHUNKS % THREADS != 0 && index >= ROWS * CHUNKS) break;
-        const u32 row = index / CHUNKS, chunk = index % CHUNKS, col = k + chunk * CHUNK;
-        const bool inside = first + row < m.rows && col < m.cols;
-        const u32 bytes = inside ? min(m.cols - col, CHUNK) * 2 : 0;
-        const u64 place = inside ? u64(first + row) * m.stride + col : 0;
-        cp_async(shared + swizzled<BK>(row, chunk), m.data + place, bytes);
+// One thread's share of the copies of ROWS rows, tile after tile: its column of chunks, every THREADS / CHUNKS rows.
+// Addresses advance by additions: the loop of a narrow tile has little time for more.
+template <u32 ROWS, u32 BK, u32 THREADS> struct Copies {
+    static constexpr u32 CHUNKS = BK / CHUNK, STEP = THREADS / CHUNKS, COUNT = (ROWS + STEP - 1) / STEP;
+    static_assert(THREADS % CHUNKS == 0 && STEP % 8 == 0, "a thread keeps its column and its place in the swizzle");
+    // The matrix, where what is not there points; this thread's chunk of the next tile.
+    const u16 *data, *next;
+    // Elements from one of its rows to the next, rows from its first on, bytes of its row from `next` on, its place in a tile.
+    u32 step, rows, left, shared;
+    __device__ __forceinline__ Copies(const Matrix &m, u32 first) {
+        const u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        const bool any = first + row < m.rows;
+        rows = any ? m.rows - first - row : 0;
+        next = m.data + (any ? u64(first + row) * m.stride : 0) + chunk * CHUNK;
+        step = STEP * m.stride;
+        left = m.cols > chunk * CHUNK ? (m.cols - chunk * CHUNK) * 2 : 0;
+        shared = swizzled<BK>(row, chunk);
+        data = m.data;
     }
-}
+    // Starts the copies of the next tile.
+    __device__ __forceinline__ void start(u32 stage) {
+        const u32 whole = min(left, 16);
+#pragma unroll
+        for (u32 i = 0; i < COUNT; i++) {
+            if (ROWS % STEP != 0 && threadIdx.x / CHUNKS + i * STEP >= ROWS) break;
+            const u32 bytes = i * STEP < rows ? whole : 0;
+            cp_async(stage + shared + i * STEP * BK * 2, bytes ? next + u64(i) * step : data, bytes);
+        }
+        next += BK;
+        left -= min(left, BK * 2);
+    }
+};
 
 template <class L> struct Fragments {
     u32 x[L::TILES_M][4];
@@ -93,11 +110,13 @@ __device__ __forceinline__ void multiply(float (&acc)[L::TILES_M][L::TILES_N][4]
 #pragma unroll
             for (u32 e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
 
+    Copies<L::BM, L::BK, L::THREADS> copy_x(x, row);
+    Copies<L::BN, L::BK, L::THREADS> copy_w(w, col);
     const auto fill = [&](u32 tile) {
         if (tile < tiles) {
             const u32 stage = shared + tile % L::STAGES * L::STAGE_BYTES;
-            load_tile<L::BM, L::BK, L::THREADS>(stage, x, row, tile * L::BK);
-            load_tile<L::BN, L::BK, L::THREADS>(stage + L::BM * L::BK * 2, w, col, tile * L::BK);
+            copy_x.start(stage);
+            copy_w.start(stage + L::BM * L::BK * 2);
         }
         cp_async_commit();
     };

@@ -6,7 +6,7 @@
 // Tiles: those of `gemm.cu`, but at least 128 columns wide; every one of them takes the records from the same 128 columns in
 // the same order, so a row has the same bits in all.
 //
-// budget log_prob_wide_*: registers 224, shared 98304
+// budget log_prob_wide_*: registers 248, shared 98304
 // budget log_prob_some_*: registers 168, shared 73728
 // budget log_prob_few_*: registers 128, shared 73728
 // budget log_prob_merge: registers 40, shared 0
@@ -138,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(WARP) log_prob_merge(const float *r
 }
 
 #define KERNEL(TILE, LAYOUT, NAME, T)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(LAYOUT::THREADS)                                                      \
+    extern "C" __global__ void __launch_bounds__(LAYOUT::THREADS, 1)                                                   \
         log_prob_##TILE##_##NAME(const u16 *x, const u16 *w, const u32 *targets, float *target_logits, float *records, \
                                  u32 m, u32 n, u32 k, u32 x_stride, u32 w_stride, u32 groups) {                        \
         log_prob<T, LAYOUT>({x, m, k, x_stride}, {w, n, k, w_stride}, targets, target_logits, records, groups);        \
