@@ -32,7 +32,7 @@ fn archive(pickle: &[u8], method: zip::CompressionMethod) -> Vec<u8> {
 
 fn refusal(weights: &[u8]) -> String {
     let (_dir, path) = folder(weights);
-    ModelFiles::open(&path).err().expect("refused").to_string()
+    ModelFiles::open(&path).expect_err("refused").to_string()
 }
 
 #[test]

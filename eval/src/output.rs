@@ -444,7 +444,7 @@ mod tests {
         folder.write("predictions/m/s_1.json", &predictions([(0, &c)])).unwrap();
         assert_eq!(folder.records("m", "s").unwrap().1.unwrap(), [a.clone(), b.clone(), c]);
         folder.write("predictions/m/s.json", &predictions([(0, &b)])).unwrap();
-        assert_eq!(folder.records("m", "s").unwrap().1.unwrap(), [b.clone()]);
+        assert_eq!(folder.records("m", "s").unwrap().1.unwrap(), std::slice::from_ref(&b));
         folder.write("predictions/m/s.json", &predictions([(0, &a), (2, &b)])).unwrap();
         assert!(folder.records("m", "s").unwrap_err().to_string().contains("s.json: row 1 is missing"));
     }

@@ -295,7 +295,7 @@ mod tests {
         let file = |name: &str| find(name).unwrap().file();
         assert_eq!(file("hf_opt_125m"), "opt/hf_opt_125m.py");
         assert_eq!(file("hf_internlm2_chat_7b"), "hf_internlm/hf_internlm2_chat_7b.py");
-        assert_eq!(find("hf_opt_125").unwrap_err(), ["hf_opt_125m", "hf_opt_350m"]);
+        assert_eq!(find("hf_opt_125").unwrap_err(), ["hf_opt_125m"]);
         assert!(find("gpt_4o").unwrap_err().is_empty());
     }
 }

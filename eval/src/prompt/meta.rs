@@ -199,7 +199,7 @@ fn no_role(said: &Said) -> String {
 }
 
 /// The utterances of a section, round by round: one begins where the order of roles begins again.
-fn rounds<'a>(items: &'a [Item], place: impl Fn(&Said) -> Result<usize, String>) -> Result<Vec<Vec<&'a Said>>, String> {
+fn rounds(items: &[Item], place: impl Fn(&Said) -> Result<usize, String>) -> Result<Vec<Vec<&Said>>, String> {
     let mut rounds: Vec<Vec<&Said>> = vec![Vec::new()];
     let mut last: Option<usize> = None;
     for item in items {
