@@ -81,6 +81,7 @@ fn evaluate(
     for tasks in tasks {
         check_tasks(tasks)?;
     }
+    configs.iter().filter_map(datasets::missing_members).for_each(|warning| run.teller.warn(warning));
     run.datasets = distinct(tasks.iter().flatten().map(|task| &task.dataset_config));
     if run.first.stage == Stage::Eval {
         return run.score_again(tasks);

@@ -6,6 +6,7 @@
 mod build;
 mod ceval;
 mod cmmlu;
+mod collections;
 mod demo;
 mod files;
 mod lines;
@@ -243,20 +244,49 @@ pub fn groups(config: &EvalConfig) -> Result<Vec<Group>> {
     Ok(families.into_iter().flat_map(|family| (family.groups)()).collect())
 }
 
-/// The configurations that are named, each once.
+/// The members of the collections among `config.datasets` that do not exist here, one sentence for each collection; `None`
+/// where there are none.
+pub fn missing_members(config: &EvalConfig) -> Option<String> {
+    let sentence = |collection: &'static collections::Collection| {
+        let missing: Vec<&str> = collection.members().filter(|name| find(name).is_none()).collect();
+        let (all, gone) = (collection.members().count(), missing.len());
+        let name = collection.name;
+        (gone > 0).then(|| format!("{gone} of the {all} datasets of {name} do not exist here: {}", missing.join(", ")))
+    };
+    let named = config.datasets.iter().filter_map(|name| collections::find(name));
+    let sentences: Vec<String> = named.filter_map(sentence).collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
+}
+
+/// Names of all collections.
+pub fn collection_names() -> impl Iterator<Item = &'static str> {
+    collections::COLLECTIONS.iter().map(|collection| collection.name)
+}
+
+/// The configurations that are named, each once; of a collection those of its members that exist.
 fn named(config: &EvalConfig) -> Result<Vec<(&'static Family, &'static Dataset)>> {
     let mut found: Vec<(&'static Family, &'static Dataset)> = Vec::new();
     for name in &config.datasets {
-        let (family, dataset) = find(name).ok_or_else(|| {
-            let known = || all().flat_map(|d| d.aliases.iter().copied().chain([d.name]));
-            Error::UnknownDataset {
-                name: name.clone(),
-                near: names::near(name, known()),
-                known: known().map(str::to_owned).collect(),
+        let members: Vec<_> = match (find(name), collections::find(name)) {
+            (Some(one), _) => vec![one],
+            (None, Some(collection)) => collection.members().filter_map(find).collect(),
+            (None, None) => {
+                let known = || all().flat_map(|d| d.aliases.iter().copied().chain([d.name])).chain(collection_names());
+                return Err(Error::UnknownDataset {
+                    name: name.clone(),
+                    near: names::near(name, known()),
+                    known: known().map(str::to_owned).collect(),
+                });
             }
-        })?;
-        if !found.iter().any(|(_, one)| one.name == dataset.name) {
-            found.push((family, dataset));
+        };
+        if members.is_empty() {
+            let what = missing_members(config).unwrap_or_default();
+            return Err(Error::Config { what: format!("{what}\n\nhint: `oc-cli list-configs` shows those that do") });
+        }
+        for (family, dataset) in members {
+            if !found.iter().any(|(_, one)| one.name == dataset.name) {
+                found.push((family, dataset));
+            }
         }
     }
     if found.is_empty() && config.dataset_configs.is_empty() {
