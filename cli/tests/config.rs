@@ -191,11 +191,11 @@ fn prompts_of_registered_models_are_the_goldens() {
     let subjects = "computer_network,operating_system,law,high_school_chinese,physician";
     let cli = Cli::new();
     for (model, dataset, golden) in [
-        ("hf_internlm2_7b", "ceval_gen", "ceval_gen.base"),
-        ("hf_internlm_chat_7b", "ceval_gen", "ceval_gen.internlm_chat"),
-        ("hf_internlm2_chat_7b_with_system", "ceval_gen", "ceval_gen.internlm2_chat"),
-        ("hf_internlm2_chat_7b", "ceval_gen", "ceval_gen.hf_messages"),
-        ("hf_internlm2_chat_7b_with_system", "ceval_ppl", "ceval_ppl.internlm2_chat"),
+        ("hf_internlm2_7b", "ceval_gen", "ceval_gen_5f30c7.base"),
+        ("hf_internlm_chat_7b", "ceval_gen", "ceval_gen_5f30c7.internlm_chat"),
+        ("hf_internlm2_chat_7b_with_system", "ceval_gen", "ceval_gen_5f30c7.internlm2_chat"),
+        ("hf_internlm2_chat_7b", "ceval_gen", "ceval_gen_5f30c7.hf_messages"),
+        ("hf_internlm2_chat_7b_with_system", "ceval_ppl", "ceval_ppl_578f8d.internlm2_chat"),
     ] {
         let Some(golden) = shared(&format!("goldens/prompts/{golden}.jsonl.gz")) else { return };
         let prompts = |line: &str, file: Option<&str>| {
