@@ -119,12 +119,15 @@ impl Summarizer {
         if name == "example" {
             return Ok(Self::default());
         }
-        let family = datasets::families().iter().find(|family| family.folder == name && !family.groups().is_empty());
-        if let Some(family) = family {
+        // A family without a folder is of this project, not of OpenCompass.
+        let grouped = || {
+            let families = datasets::families().iter();
+            families.filter(|family| !family.folder.is_empty()).filter(|family| !family.groups().is_empty())
+        };
+        if let Some(family) = grouped().find(|family| family.folder == name) {
             return Ok(Self { rows: None, groups: Some(family.groups()) });
         }
-        let grouped = datasets::families().iter().filter(|family| !family.groups().is_empty());
-        let known: Vec<&str> = ["example"].into_iter().chain(grouped.map(|family| family.folder)).collect();
+        let known: Vec<&str> = ["example"].into_iter().chain(grouped().map(|family| family.folder)).collect();
         let near = names::did_you_mean(&names::near(name, known.iter().copied()));
         let what = format!("unknown summarizer `{name}`{near}\n\nhint: known summarizers are {}", known.join(", "));
         Err(Error::Config { what })
