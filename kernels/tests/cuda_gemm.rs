@@ -72,8 +72,8 @@ const SHAPES: [(usize, usize, usize); 22] = [
     (130, 200, 7),
     (257, 72, 140),
     (100, 40, 2100),
-    (129, 20, 6913),
-    (257, 24, 9300),
+    (129, 20, 3333),
+    (257, 24, 3700),
     (3, 1000, 40),
 ];
 
@@ -194,8 +194,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn a_row_has_the_same_bits_in_every_tile() {
     for dtype in DTYPES {
         let backend = backend(dtype);
-        // With 300 rows a medium, a square and a wide tile.
-        for (inner, cols) in [(200, 300), (72, 4700), (40, 9300)] {
+        // Beyond 64 rows a medium, a square and a wide tile.
+        for (inner, cols) in [(200, 300), (72, 1700), (40, 3400)] {
             let mut rng = Rng(5);
             let (w, _) = weight(&backend, &mut rng, cols, inner);
             let bias = rng.stored(&backend, cols, 1.0);
@@ -309,8 +309,8 @@ fn counts_are_those_of_the_tiles() {
         ("gemm_few_bf16", 16, 128, 32, 16),
         ("gemm_some_bf16", 64, 128, 32, 64),
         ("gemm_medium_bf16", 128, 256, 64, 128),
-        ("gemm_square_bf16", 512, 3456, 128, 128),
-        ("gemm_wide_bf16", 512, 6912, 256, 128),
+        ("gemm_square_bf16", 256, 1792, 128, 128),
+        ("gemm_wide_bf16", 256, 3584, 256, 128),
     ] {
         let counters = |inner: usize| {
             let (w, _) = weight(&backend, &mut Rng(1), cols, inner);

@@ -3,9 +3,9 @@
 // Floor: bytes of w (16 bits a weight) where M is small, 2·M·N·K operations where it is large.
 // Tiles: `wide` 128×256 by eight warps of 64×64, four stages of 32: 128 accumulators a thread, 64 operations per byte that a
 // warp reads from shared memory; 96 KiB of shared memory fit every GPU from sm_80 on. `square` 128×128 and `medium` 128×64
-// for outputs of which wider ones would leave processors idle. `few` (M ≤ 16) and `some` (M ≤ 64) take 32 columns a block, so that the columns
-// spread evenly, and keep 20 to 48 KiB on their way per block, so that memory never waits.
-// Which it is, is only a matter of speed: a row has the same bits in all of them.
+// for weights so narrow that wider ones would leave processors idle. The skinny path, `few` (M ≤ 16) and `some` (M ≤ 64), takes
+// 32 columns a block, so that the columns spread evenly, and keeps 20 to 48 KiB on their way per block, so that memory never
+// waits. Which it is, is only a matter of speed: a row has the same bits in all of them.
 //
 // budget gemm_wide_*: registers 248, shared 98304
 // budget gemm_square_*: registers 248, shared 65536
