@@ -1,5 +1,9 @@
 //! The command line as written, with its help. `resolve.rs` turns it into settings.
 
+mod files;
+
+pub use files::{ConvertArgs, InspectArgs, PullArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use oc_engine::{Device, Dtype};
 use oc_eval::HfType;
@@ -28,7 +32,9 @@ Environment:
   NO_COLOR            no colours
   OC_LOG              which log lines to show, e.g. debug or oc_engine=trace
   COMPASS_DATA_CACHE  data is looked for in its subfolder data, as OpenCompass does;
-                      --data-dir wins";
+                      --data-dir wins
+  HF_HUB_CACHE        where models called org/name are looked for, and `pull` puts them
+                      [default: hub in HF_HOME, or ~/.cache/huggingface/hub]";
 
 const EVAL_HELP: &str = "\
 Command lines of OpenCompass's run.py work after `oc-cli eval`; flags of it that mean
@@ -114,6 +120,15 @@ pub enum Command {
     /// List the models and datasets that have a name
     #[command(after_help = LIST_HELP)]
     ListConfigs(ListConfigsArgs),
+    /// Show what a model is, what running it takes, and what of it is not supported
+    #[command(after_help = files::INSPECT_HELP)]
+    Inspect(InspectArgs),
+    /// Write a model of any format as a Hugging Face folder with safetensors
+    #[command(after_help = files::CONVERT_HELP)]
+    Convert(ConvertArgs),
+    /// Fetch a model from the Hugging Face hub: the one command that uses the network
+    #[command(after_help = files::PULL_HELP)]
+    Pull(PullArgs),
     /// Time every operation of a backend on the shapes of real models
     BenchKernels(BenchKernelsArgs),
 }

@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod config;
 mod diagnostics;
+mod hub;
 mod interrupt;
 mod kwargs;
 mod progress;
@@ -56,6 +57,9 @@ fn run(terminal: &Terminal) -> Result<Outcome> {
         Command::Generate(args) => commands::generate::run(&args, terminal),
         Command::Prompt(args) => commands::prompt::run(&args, terminal),
         Command::ListConfigs(args) => commands::list_configs::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Convert(args) => commands::convert::run(&args, terminal),
+        Command::Pull(args) => commands::pull::run(&args, terminal),
         Command::BenchKernels(args) => commands::bench_kernels::run(&args),
     }
 }

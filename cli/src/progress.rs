@@ -94,6 +94,31 @@ pub fn loading(terminal: &Terminal, name: &str) -> Option<ProgressBar> {
     })
 }
 
+/// A bar for bytes that are read or written; `None` where none can be drawn.
+pub fn bytes(terminal: &Terminal, what: &str) -> Option<ProgressBar> {
+    terminal.is_interactive.then(|| {
+        let bar = terminal.bars.add(ProgressBar::new(0));
+        bar.set_style(style("{spinner} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {wide_msg}"));
+        bar.set_message(what.to_owned());
+        bar
+    })
+}
+
+/// A number of bytes for people, in units of 1024.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        if scaled < 1024.0 {
+            break;
+        }
+        scaled /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{scaled:.1} {unit}") }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are constants")
 }
@@ -101,6 +126,11 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!([0, 1023, 1024, 5 << 30].map(size), ["0 B", "1023 B", "1.0 KiB", "5.0 GiB"]);
+    }
 
     #[test]
     fn clocks() {

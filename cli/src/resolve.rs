@@ -4,7 +4,7 @@ use crate::{
     args::{EvalArgs, ModelArgs, QuestionArgs, RunArgs},
     config::{self, Configuration, Entry, ModelFolders},
     diagnostics::{Error, Result},
-    kwargs,
+    hub, kwargs,
 };
 use oc_engine::{Device, Dtype, EngineOptions};
 use oc_eval::{EvalConfig, ModelConfig, Resume, Stage, Summarizer, datasets, model_abbr, models, names};
@@ -64,12 +64,9 @@ impl Environment {
     /// Of this process.
     pub fn read() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let hub = path("HF_HUB_CACHE")
-            .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
-            .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub")));
         Self {
             data_cache: path("COMPASS_DATA_CACHE"),
-            hub,
+            hub: hub::Settings::read().cache,
             now: Some(jiff::ZonedDateTime::now().strftime("%Y%m%d_%H%M%S").to_string()),
         }
     }
@@ -213,7 +210,7 @@ fn by_flags(args: &EvalArgs, env: &Environment, notes: &mut Vec<String>) -> Resu
     let context = max_seq_len.map(|len| len + max_out_len);
     // Scoring needs the model's name, not its weights.
     let (model, record) = if stage(&args.run)?.infers() {
-        let model = model(&args.model, context, notes)?;
+        let model = model(&args.model, context, env.hub.as_deref(), notes)?;
         let record = model.as_ref().map(|model| model.config.clone());
         (model, record.unwrap_or_default())
     } else {
@@ -288,19 +285,26 @@ fn note_overridden(args: &EvalArgs, notes: &mut Vec<String>) {
     }
 }
 
-/// The model that the arguments name, if they name one. `max_seq_len`: prompt and output together.
+/// The model that the arguments name, if they name one. `max_seq_len`: prompt and output together; `cache`: where models
+/// of the hub are.
 ///
 /// # Errors
 /// Unknown keys, contradictions, and a path that does not exist.
-pub fn model(args: &ModelArgs, max_seq_len: Option<usize>, notes: &mut Vec<String>) -> Result<Option<Model>> {
+pub fn model(
+    args: &ModelArgs,
+    max_seq_len: Option<usize>,
+    cache: Option<&Path>,
+    notes: &mut Vec<String>,
+) -> Result<Option<Model>> {
     let kwargs = kwargs::model(&args.model_kwargs, notes)?;
     let options = options(args, kwargs.dtype, kwargs.device, max_seq_len)?;
     let Some(given) = &args.hf_path else {
         kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
         return Ok(None);
     };
-    let path = exists("--hf-path", given)?;
-    let tokenizer_path = args.tokenizer_path.as_ref().map(|given| exists("--tokenizer-path", given)).transpose()?;
+    let path = exists("--hf-path", given, cache)?;
+    let tokenizer = args.tokenizer_path.as_ref();
+    let tokenizer_path = tokenizer.map(|given| exists("--tokenizer-path", given, cache)).transpose()?;
     // The tutorial gives the model's own folder, where a GGUF file or folder is found anyway.
     let options = EngineOptions { tokenizer_path: tokenizer_path.filter(|tokenizer| *tokenizer != path), ..options };
     // What is worth knowing of its arguments was said above.
@@ -366,19 +370,25 @@ pub fn no_model() -> Error {
     Error::input("no model was given", "name a .gguf file or a Hugging Face folder with --hf-path")
 }
 
-fn exists(flag: &str, given: &str) -> Result<PathBuf> {
+/// The file or folder that an argument names, by its path or, `org/name`, by its name on the hub.
+///
+/// # Errors
+/// There is none.
+pub fn exists(flag: &str, given: &str, cache: Option<&Path>) -> Result<PathBuf> {
     let path = PathBuf::from(given);
     if path.exists() {
         return Ok(path);
     }
-    // `org/name` is how models are called on a hub.
-    let is_name = given.split('/').count() == 2 && !given.starts_with(['.', '/', '~']) && !given.ends_with(".gguf");
-    let hint = if is_name {
-        "nothing is downloaded: fetch the model first, then give its folder"
-    } else {
-        "give a .gguf file, or a folder with config.json, safetensors and tokenizer.json"
-    };
-    Err(Error::input(format!("{flag} {given}: no such file or folder"), hint))
+    if !hub::is_name(given) {
+        let hint = "give a .gguf file, or a folder with config.json, safetensors and tokenizer.json";
+        return Err(Error::input(format!("{flag} {given}: no such file or folder"), hint));
+    }
+    if let Some(cached) = cache.and_then(|cache| hub::find(cache, given)) {
+        return Ok(cached);
+    }
+    let place = cache.map_or(String::new(), |cache| format!(", nor a model in {}", cache.display()));
+    let hint = format!("nothing is downloaded unasked: `oc-cli pull {given}` fetches it");
+    Err(Error::input(format!("{flag} {given}: no such file or folder{place}"), hint))
 }
 
 fn stage(run: &RunArgs) -> Result<Stage> {
@@ -464,7 +474,7 @@ mod tests {
         let error = |tail: &str| eval(tail).unwrap_err().to_string();
         assert!(error("--dtype bf16 --model-kwargs torch_dtype=float32").contains("contradicts torch_dtype=f32"));
         assert!(error("--device cpu --model-kwargs device_map=cuda").contains("contradicts device_map"));
-        assert!(error("--hf-path internlm/internlm2-7b").contains("nothing is downloaded"));
+        assert!(error("--hf-path internlm/internlm2-7b").contains("`oc-cli pull internlm/internlm2-7b`"));
         assert!(error("--hf-path ./absent.gguf").starts_with("--hf-path ./absent.gguf: no such file or folder"));
         assert!(error("--summarizer cevall").starts_with("unknown summarizer `cevall` (did you mean `ceval`?)"));
         assert!(error("--mode x").contains("unknown mode `x`"));

@@ -14,6 +14,23 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A file or folder could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something is in the way of what shall be written.
+    #[error("{} is not written: {reason}", path.display())]
+    Exists {
+        /// The place.
+        path: PathBuf,
+        /// What is there.
+        reason: &'static str,
+    },
     /// A model file is malformed: truncated, inconsistent, or of an unknown version.
     #[error("{}: {reason}", path.display())]
     Malformed {

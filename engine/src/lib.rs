@@ -27,6 +27,7 @@
 //! - The engine prints nothing, reads no environment variables, opens no connection, and runs no code from model files.
 
 mod batch;
+mod convert;
 mod engine;
 mod error;
 mod fingerprint;
@@ -43,10 +44,11 @@ mod scoring;
 mod sequence;
 mod text;
 
+pub use convert::{ConvertOptions, Converted, convert};
 pub use engine::{Engine, Stream};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
-pub use load::{ModelConfig, ModelFiles, RopeScaling, Tensor};
+pub use load::{FormatShare, MemoryNeed, ModelCard, ModelConfig, ModelFiles, RopeScaling, Tensor, TokenizerCard};
 pub use memory::MemoryPlan;
 pub use request::*;
 pub use scoring::ScoreStream;

@@ -4,7 +4,7 @@ use super::{Outcome, load};
 use crate::{
     args::GenerateArgs,
     diagnostics::{Error, Result, Stdout, Terminal},
-    resolve,
+    hub, resolve,
 };
 use oc_engine::{ChatMessage, Engine, Event, Output, Request, SamplingParams};
 use std::{
@@ -18,7 +18,9 @@ use std::{
 /// Bad input, and whatever the engine refuses.
 pub fn run(args: &GenerateArgs, terminal: &Terminal) -> Result<Outcome> {
     let mut notes = Vec::new();
-    let model = resolve::model(&args.model, args.max_seq_len, &mut notes)?.ok_or_else(resolve::no_model)?;
+    let cache = hub::Settings::read().cache;
+    let model = resolve::model(&args.model, args.max_seq_len, cache.as_deref(), &mut notes)?;
+    let model = model.ok_or_else(resolve::no_model)?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
     let text = prompt_text(args)?;
     let mut engine = load(&model, terminal)?;

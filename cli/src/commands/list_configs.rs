@@ -57,6 +57,11 @@ fn chosen(mut rows: Vec<[String; 2]>, patterns: &[String]) -> Vec<[String; 2]> {
     rows
 }
 
+/// Whether `text` matches a shell pattern as Python's `fnmatch` reads it; `*` matches slashes too.
+pub fn glob(pattern: &str, text: &str) -> bool {
+    matches(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
+}
+
 /// Shell patterns as Python's `fnmatch` reads them: `*`, `?`, `[abc]`, `[a-c]`, `[!abc]`.
 fn matches(pattern: &[char], text: &[char]) -> bool {
     // Where the last `*` stands, and what of the text it has swallowed.
@@ -130,9 +135,7 @@ mod tests {
     #[test]
     fn patterns_are_fnmatchs() {
         // Each is what `fnmatch.fnmatch(text, pattern)` says in Python 3.11.
-        let is_match = |pattern: &str, text: &str| {
-            matches(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
-        };
+        let is_match = glob;
         for (pattern, text) in [
             ("*opt*", "hf_opt_125m.py"),
             ("*", ""),

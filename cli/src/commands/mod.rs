@@ -2,11 +2,14 @@
 
 pub mod bench_kernels;
 mod bench_report;
+pub mod convert;
 mod engine_model;
 pub mod eval;
 pub mod generate;
+pub mod inspect;
 pub mod list_configs;
 pub mod prompt;
+pub mod pull;
 
 use crate::{diagnostics::Terminal, progress, resolve};
 use oc_engine::Engine;

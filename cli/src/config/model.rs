@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::{
     diagnostics::{Error, Result},
-    kwargs,
+    hub, kwargs,
 };
 use oc_engine::{Device, Dtype, SamplingParams};
 use oc_eval::{HfType, ModelConfig, models::Class, names};
@@ -182,22 +182,8 @@ fn find(path: &str, folders: &Place) -> Option<PathBuf> {
     if let Some(found) = below.into_iter().find(|candidate| candidate.exists()) {
         return Some(found);
     }
-    let cached = format!("models--{}", path.replace('/', "--"));
-    let caches = folders.models_dir.iter().chain(&folders.hub).map(|dir| dir.join(&cached));
-    caches.filter_map(|folder| snapshot(&folder)).next()
-}
-
-/// The snapshot of a model in the hub's cache: the one that `main` names, else the only one.
-fn snapshot(folder: &Path) -> Option<PathBuf> {
-    let snapshots = folder.join("snapshots");
-    if let Ok(revision) = std::fs::read_to_string(folder.join("refs/main")) {
-        let named = snapshots.join(revision.trim());
-        if named.is_dir() {
-            return Some(named);
-        }
-    }
-    let mut all = std::fs::read_dir(snapshots).ok()?.flatten().map(|entry| entry.path());
-    all.next().filter(|_| all.next().is_none())
+    let caches = folders.models_dir.iter().chain(&folders.hub);
+    caches.filter_map(|dir| hub::find(dir, path)).next()
 }
 
 fn not_found(abbr: &str, path: &str, entry: &Entry, folders: &Place) -> Error {
@@ -208,7 +194,7 @@ fn not_found(abbr: &str, path: &str, entry: &Entry, folders: &Place) -> Error {
         format!("the weights of {abbr} (`{path}`) were not found"),
         format!(
             "put its folder (config.json, safetensors, tokenizer.json) at {}, or a file at {}{hub}; --models-dir names \
-             another place; nothing is downloaded",
+             another place; nothing is downloaded unasked, `oc-cli pull {path}` does it",
             dir.join(path).display(),
             dir.join(format!("{name}.gguf")).display()
         ),

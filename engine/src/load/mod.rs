@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod gguf;
 mod gguf_config;
 pub(crate) mod hash;
+mod inspect;
 mod map;
 mod names;
 mod safetensors;
@@ -11,6 +12,7 @@ mod shards;
 mod torch_bin;
 
 pub use config::{ModelConfig, RopeScaling};
+pub use inspect::{FormatShare, MemoryNeed, ModelCard, TokenizerCard};
 
 use crate::{Error, Result, models::Rows};
 use gguf::Gguf;
@@ -152,15 +154,56 @@ impl ModelFiles {
             Source::Folder(shards, places) => {
                 let (name, rows) = places.get(hf_name).ok_or_else(missing)?;
                 let info = &shards.tensors()[name];
-                let format = info.format.clone().map_err(|dtype| Error::Unsupported {
-                    what: format!("{}: tensor `{name}` of dtype {dtype}", self.path.display()),
-                    hint: "weights in a folder must be F32, F16 or BF16".into(),
-                })?;
+                let format = self.readable(name, &info.format)?;
                 let (shape, data) = self.rows_of(name, &info.shape, shards.bytes(info), *rows)?;
                 (shape, format, data)
             }
         };
         Ok(Tensor { name: hf_name.to_owned(), shape, format, data })
+    }
+
+    /// The names that the tensors of this model have in a folder: its own, or for a GGUF file Hugging Face's.
+    pub(crate) fn stored_names(&self) -> Vec<String> {
+        match &self.source {
+            Source::Gguf(_, names) => names.keys().cloned().collect(),
+            Source::Folder(shards, _) => {
+                shards.tensors().keys().filter(|name| !names::is_derived(name)).cloned().collect()
+            }
+        }
+    }
+
+    /// Shape and format of one of the [`stored_names`](Self::stored_names).
+    ///
+    /// # Errors
+    /// As for [`tensor`](Self::tensor).
+    pub(crate) fn stored_shape(&self, name: &str) -> Result<(Vec<usize>, WeightFormat)> {
+        match &self.source {
+            Source::Gguf(gguf, names) => {
+                let info = names.get(name).map(|own| &gguf.tensors()[own]);
+                info.map(|info| (info.shape.clone(), info.format))
+                    .ok_or_else(|| Error::MissingTensor { name: name.to_owned(), path: self.path.clone() })
+            }
+            Source::Folder(..) => self.stored(name).map(|tensor| (tensor.shape, tensor.format)),
+        }
+    }
+
+    /// One of the [`stored_names`](Self::stored_names).
+    ///
+    /// # Errors
+    /// As for [`tensor`](Self::tensor).
+    pub(crate) fn stored(&self, name: &str) -> Result<Tensor<'_>> {
+        let Source::Folder(shards, _) = &self.source else { return self.tensor(name) };
+        let missing = || Error::MissingTensor { name: name.to_owned(), path: self.path.clone() };
+        let info = shards.tensors().get(name).ok_or_else(missing)?;
+        let (shape, format) = (info.shape.clone(), self.readable(name, &info.format)?);
+        Ok(Tensor { name: name.to_owned(), shape, format, data: Cow::Borrowed(shards.bytes(info)) })
+    }
+
+    fn readable(&self, name: &str, format: &Result<WeightFormat, String>) -> Result<WeightFormat> {
+        format.clone().map_err(|dtype| Error::Unsupported {
+            what: format!("{}: tensor `{name}` of dtype {dtype}", self.path.display()),
+            hint: "weights in a folder must be F32, F16 or BF16".into(),
+        })
     }
 
     /// `rows` of the tensor `name`: its shape and bytes.

@@ -62,15 +62,14 @@ impl ChatTemplate {
         }
     }
 
+    /// Of a `.gguf` file or a folder.
+    pub(crate) fn at(path: &Path) -> Result<Option<Self>> {
+        if path.is_dir() { Self::of_folder(path) } else { Self::of_gguf(&Gguf::open(path)?) }
+    }
+
     fn of_gguf(gguf: &Gguf) -> Result<Option<Self>> {
         let Some(text) = gguf.str("tokenizer.chat_template")? else { return Ok(None) };
-        let tokens = gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
-        let mut special = BTreeMap::new();
-        for (role, key) in ROLES.into_iter().zip(["bos", "eos", "unknown", "padding"]) {
-            if let Some(token) = gguf_vocab::special(gguf, key, &tokens)? {
-                special.insert(format!("{role}_token"), token.to_owned());
-            }
-        }
+        let special = gguf_special_tokens(gguf)?;
         Self::new(text.to_owned(), special).map(Some)
     }
 
@@ -144,6 +143,21 @@ fn error(e: JinjaError) -> Error {
         source = cause.source();
     }
     Error::ChatTemplate(text)
+}
+
+/// The special tokens of a GGUF file, under the names that templates use.
+///
+/// # Errors
+/// [`Error::Malformed`] for an id outside the vocabulary.
+pub(crate) fn gguf_special_tokens(gguf: &Gguf) -> Result<BTreeMap<String, String>> {
+    let tokens = gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let mut special = BTreeMap::new();
+    for (role, key) in ROLES.into_iter().zip(["bos", "eos", "unknown", "padding"]) {
+        if let Some(token) = gguf_vocab::special(gguf, key, &tokens)? {
+            special.insert(format!("{role}_token"), token.to_owned());
+        }
+    }
+    Ok(special)
 }
 
 /// A writer that refuses to grow beyond its limit.

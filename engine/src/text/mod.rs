@@ -7,5 +7,6 @@ mod special_tokens;
 mod tokenizer;
 mod tokenizer_config;
 
+pub(crate) use chat_template::gguf_special_tokens;
 pub use chat_template::{ChatMessage, ChatTemplate};
 pub use tokenizer::{TextStream, Tokenizer};

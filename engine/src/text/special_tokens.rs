@@ -132,6 +132,11 @@ impl SpecialTokens {
         parts
     }
 
+    /// Id, text and whether it is special, of every token.
+    pub fn all(&self) -> impl Iterator<Item = (u32, &str, bool)> {
+        self.tokens.iter().map(|(id, (text, special))| (*id, text.as_str(), *special))
+    }
+
     /// Its text, if it is one of these.
     pub fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(&id).map(|(text, _)| text.as_str())

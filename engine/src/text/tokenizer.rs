@@ -65,7 +65,8 @@ impl Tokenizer {
         }
     }
 
-    fn of_gguf(gguf: &gguf::Gguf) -> Result<Self> {
+    /// As [`open`](Self::open), of an open file.
+    pub(crate) fn of_gguf(gguf: &gguf::Gguf) -> Result<Self> {
         match gguf.str("tokenizer.ggml.model")? {
             Some("llama") => Ok(Self::sentencepiece(SentencePiece::of_gguf(gguf)?)),
             _ => Self::new(gguf_vocab::tokenizer(gguf)?),
@@ -176,6 +177,40 @@ impl Tokenizer {
     /// Fingerprint of everything that decides the ids, 32 hex digits.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The text of a `tokenizer.json` that is this tokenizer; `None` for a SentencePiece model, which none is.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub(crate) fn to_json(&self) -> Result<Option<String>> {
+        match &self.inner {
+            Inner::Json(inner) => inner.to_string(true).map_err(error).map(Some),
+            Inner::SentencePiece(_) => Ok(None),
+        }
+    }
+
+    /// A `tokenizer.model` that is this tokenizer, and what its `tokenizer_config.json` has to say of tokens; `None` for
+    /// one that is no SentencePiece model.
+    pub(crate) fn to_sentencepiece(&self) -> Option<(Vec<u8>, serde_json::Map<String, serde_json::Value>)> {
+        match &self.inner {
+            Inner::Json(_) => None,
+            Inner::SentencePiece(inner) => Some((inner.to_model(), inner.token_settings())),
+        }
+    }
+
+    /// The algorithm, for people: `BPE`, `SentencePiece BPE` …
+    pub fn kind(&self) -> &'static str {
+        use tokenizers::ModelWrapper;
+        match &self.inner {
+            Inner::SentencePiece(_) => "SentencePiece BPE",
+            Inner::Json(inner) => match inner.get_model() {
+                ModelWrapper::BPE(_) => "BPE",
+                ModelWrapper::WordPiece(_) => "WordPiece",
+                ModelWrapper::WordLevel(_) => "WordLevel",
+                ModelWrapper::Unigram(_) => "Unigram",
+            },
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod bpe;
 mod normalizer;
 mod proto;
 
+use serde_json::{Map, Value, json};
 use std::{collections::HashMap, fs, path::Path};
 
 use self::{normalizer::Normalizer, proto::PieceKind};
@@ -245,6 +246,25 @@ impl SentencePiece {
     /// Fingerprint of everything that decides the ids, 32 hex digits.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The bytes of a `tokenizer.model` with these pieces and this normalisation, for a model of a GGUF file (which has no
+    /// rules for characters).
+    pub fn to_model(&self) -> Vec<u8> {
+        proto::encode(&self.pieces, self.bytes.is_some(), self.normalizer.spaces())
+    }
+
+    /// What `tokenizer_config.json` has to say so that the same tokens are special and put around a text.
+    pub fn token_settings(&self) -> Map<String, Value> {
+        let mut decoder = Map::new();
+        for (id, text, special) in self.special.all() {
+            decoder.insert(id.to_string(), json!({"content": text, "special": special, "normalized": false}));
+        }
+        let mut settings = Map::new();
+        settings.insert("add_bos_token".into(), self.special.prefix.is_some().into());
+        settings.insert("add_eos_token".into(), self.special.suffix.is_some().into());
+        settings.insert("added_tokens_decoder".into(), decoder.into());
+        settings
     }
 
     /// Appends the ids of text without special tokens.

@@ -30,6 +30,11 @@ impl Normalizer {
         self.remove_extra_whitespaces
     }
 
+    /// `add_dummy_prefix`, `remove_extra_whitespaces` and `escape_whitespaces` of the specification.
+    pub fn spaces(&self) -> [bool; 3] {
+        [self.add_dummy_prefix, self.remove_extra_whitespaces, self.escape_whitespaces]
+    }
+
     /// The text that is segmented; `protected` strings are left as they are.
     pub fn normalize(&self, text: &str, protected: &Prefixes) -> String {
         let space = if self.escape_whitespaces { SPACE } else { ' ' };

@@ -5,7 +5,7 @@ use prost::Message;
 /// `TrainerSpec.ModelType.BPE`
 pub(super) const BPE: i32 = 2;
 
-/// `ModelProto.SentencePiece.Type`
+/// `ModelProto.SentencePiece.Type`, whose numbers begin at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PieceKind {
     Normal,
@@ -101,6 +101,32 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Model, String> {
         remove_extra_whitespaces: normalizer.remove_extra_whitespaces.unwrap_or(true),
         escape_whitespaces: normalizer.escape_whitespaces.unwrap_or(true),
     })
+}
+
+/// The bytes of a BPE model without rules for characters. `spaces`: `add_dummy_prefix`, `remove_extra_whitespaces`,
+/// `escape_whitespaces`.
+pub(super) fn encode(pieces: &[Piece], byte_fallback: bool, spaces: [bool; 3]) -> Vec<u8> {
+    let piece = |piece: &Piece| SentencePieceProto {
+        piece: Some(piece.text.clone()),
+        score: Some(piece.score),
+        kind: Some(piece.kind as i32 + 1),
+    };
+    let [add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces] = spaces.map(Some);
+    let proto = ModelProto {
+        pieces: pieces.iter().map(piece).collect(),
+        trainer_spec: Some(TrainerSpec {
+            model_type: Some(BPE),
+            treat_whitespace_as_suffix: None,
+            byte_fallback: Some(byte_fallback),
+        }),
+        normalizer_spec: Some(NormalizerSpec {
+            precompiled_charsmap: None,
+            add_dummy_prefix,
+            remove_extra_whitespaces,
+            escape_whitespaces,
+        }),
+    };
+    proto.encode_to_vec()
 }
 
 /// A checked piece of the `kind` of the specification.

@@ -1,0 +1,219 @@
+//! Converted models compute what the originals do, to the bit, whatever format those have.
+
+use oc_engine::{
+    ConvertOptions, Dtype, Engine, EngineOptions, Error, ModelFiles, Request, ScoreRequest, Tokenizer, convert,
+};
+use oc_kernels::WeightFormat;
+use oc_tests::{checkpoint, fixture, model, reference};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every fixture: folders of safetensors and of both containers of PyTorch, in shards and not; GGUF files.
+const MODELS: [&str; 9] = [
+    "llama",
+    "llama-tied",
+    "qwen2",
+    "internlm",
+    "internlm2",
+    "internlm2-legacy",
+    "llama-q8_0",
+    "llama-k",
+    "qwen2-mixed",
+];
+
+fn converted(input: &Path, output: &Path, options: &ConvertOptions) -> oc_engine::Result<oc_engine::Converted> {
+    convert(input, output, options, &mut |done, total| assert!(done <= total))
+}
+
+/// Log-probabilities of a prompt and of every token after it, and greedy tokens, as bits.
+fn results(path: &Path, dtype: Dtype) -> Vec<u32> {
+    let options =
+        EngineOptions { dtype: Some(dtype), max_seq_len: Some(256), threads: Some(1), ..EngineOptions::default() };
+    let mut engine = Engine::load(path, options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let prompt = reference("llama").prompts[2].ids.clone();
+    let vocabulary = (0..engine.config().vocab_size as u32).map(|id| vec![id]).collect();
+    let request = ScoreRequest { context: prompt.clone(), continuations: vocabulary, context_logprobs: true };
+    let score = engine.score(vec![request]).unwrap().remove(0);
+    let request = Request { ignore_eos: true, ..Request::new(prompt, 32) };
+    let output = engine.generate(vec![request]).unwrap().remove(0);
+    let logprobs = score.context.iter().chain(score.continuations.iter().flatten()).chain(&output.logprobs);
+    logprobs.map(|value| value.to_bits()).chain(output.tokens).collect()
+}
+
+#[test]
+fn converted_models_compute_the_same_bits() {
+    for name in MODELS {
+        let dir = tempfile::tempdir().unwrap();
+        let input = checkpoint(name);
+        let output = dir.path().join("out");
+        converted(&input, &output, &ConvertOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(results(&input, Dtype::F32), results(&output, Dtype::F32), "{name} in f32");
+        // Quantised weights are not rounded in bf16 where their numbers are, so there the bits may differ.
+        if !name.contains("llama-") && !name.contains("mixed") || name == "llama-tied" {
+            assert_eq!(results(&input, Dtype::Bf16), results(&output, Dtype::Bf16), "{name} in bf16");
+        }
+        let wide = dir.path().join("wide");
+        let options = ConvertOptions { format: Some(WeightFormat::F32), ..ConvertOptions::default() };
+        converted(&output, &wide, &options).unwrap();
+        assert_eq!(results(&input, Dtype::F32), results(&wide, Dtype::F32), "{name}, written in f32");
+        let config: Value = serde_json::from_slice(&fs::read(wide.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"], "float32", "{name}");
+        // Whoever looks at the folders sees the same texts.
+        let (before, after) = (Tokenizer::open(&input).unwrap(), Tokenizer::open(&output).unwrap());
+        assert_eq!(before.fingerprint(), after.fingerprint(), "{name}");
+        let template = |path: &Path| {
+            let engine =
+                Engine::load(path, EngineOptions { max_seq_len: Some(64), ..EngineOptions::default() }).unwrap();
+            engine.fingerprint().chat_template.clone()
+        };
+        assert_eq!(template(&input), template(&output), "{name}");
+        assert!(template(&output).is_some(), "{name}");
+    }
+}
+
+/// What is written in another format is the nearest number of it, ties to even.
+#[test]
+fn numbers_are_rounded_to_the_nearest() {
+    let dir = tempfile::tempdir().unwrap();
+    for (format, name) in [(WeightFormat::Bf16, "bfloat16"), (WeightFormat::F16, "float16")] {
+        let output = dir.path().join(name);
+        let options = ConvertOptions { format: Some(format), ..ConvertOptions::default() };
+        converted(&checkpoint("llama"), &output, &options).unwrap();
+        let config: Value = serde_json::from_slice(&fs::read(output.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"], name);
+        let (before, after) = (ModelFiles::open(&checkpoint("llama")).unwrap(), ModelFiles::open(&output).unwrap());
+        for tensor in before.tensor_names() {
+            let (wide, narrow) = (before.tensor(tensor).unwrap(), after.tensor(tensor).unwrap());
+            assert_eq!((narrow.format, &narrow.shape), (format, &wide.shape));
+            let rounded = |value: &f32| match format {
+                WeightFormat::Bf16 => {
+                    // The upper half, after adding half of its last place.
+                    let bits = value.to_bits();
+                    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+                }
+                _ => nearest_f16(*value),
+            };
+            let wanted: Vec<f32> = wide.to_f32().unwrap().iter().map(rounded).collect();
+            assert_eq!(narrow.to_f32().unwrap(), wanted, "{tensor} in {name}");
+        }
+    }
+}
+
+/// By the definition: a multiple of the spacing of half precision at this size.
+fn nearest_f16(value: f32) -> f32 {
+    let exponent = value.abs().log2().floor().max(-14.0);
+    let spacing = 2_f64.powf(f64::from(exponent) - 10.0);
+    ((f64::from(value) / spacing).round_ties_even() * spacing) as f32
+}
+
+#[test]
+fn shards_are_no_larger_than_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out");
+    let options = ConvertOptions { shard_bytes: 100_000, ..ConvertOptions::default() };
+    let done = converted(&checkpoint("llama-q8_0"), &output, &options).unwrap();
+    assert!(done.weights.len() > 3, "{:?}", done.weights);
+    for name in &done.weights {
+        assert!(fs::metadata(output.join(name)).unwrap().len() < 100_000 + 4096, "{name}");
+    }
+    let index: Value = serde_json::from_slice(&fs::read(output.join("model.safetensors.index.json")).unwrap()).unwrap();
+    assert_eq!(index["metadata"]["total_size"], json!(done.bytes));
+    assert_eq!(results(&checkpoint("llama-q8_0"), Dtype::F32), results(&output, Dtype::F32));
+}
+
+/// The names in a folder, none of them hidden.
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_folder_is_there_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out");
+    let (options, force) = (ConvertOptions::default(), ConvertOptions { replace: true, ..ConvertOptions::default() });
+    // What fails leaves nothing behind.
+    let text = |error: Error| error.to_string();
+    let error = converted(&dir.path().join("absent"), &output, &options).unwrap_err();
+    assert!(text(error).contains("absent"));
+    assert_eq!(entries(dir.path()), [""; 0]);
+    // A panic in the middle, as a stand-in for whatever may end a conversion.
+    let interrupted = std::panic::catch_unwind(|| {
+        convert(&checkpoint("llama"), &output, &options, &mut |done, _| assert!(done < 100_000, "enough"))
+    });
+    assert!(interrupted.is_err());
+    assert_eq!(entries(dir.path()), [""; 0]);
+    // What a killed process left behind is cleared.
+    let staged = dir.path().join(".out.incomplete");
+    fs::create_dir(&staged).unwrap();
+    fs::write(staged.join("model.safetensors"), "half of it").unwrap();
+    converted(&checkpoint("llama"), &output, &options).unwrap();
+    assert_eq!(entries(dir.path()), ["out"]);
+    assert_eq!(
+        entries(&output),
+        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    );
+    // What is there is kept, unless it is a model and may be replaced.
+    assert!(text(converted(&checkpoint("qwen2"), &output, &options).unwrap_err()).contains("exists already"));
+    let mark = output.join("mark");
+    fs::write(&mark, "").unwrap();
+    assert!(text(converted(&dir.path().join("absent"), &output, &force).unwrap_err()).contains("absent"));
+    assert!(mark.exists());
+    converted(&checkpoint("qwen2"), &output, &force).unwrap();
+    assert!(!mark.exists());
+    assert_eq!(entries(dir.path()), ["out"]);
+    assert_eq!(ModelFiles::open(&output).unwrap().config().architecture, "Qwen2ForCausalLM");
+    assert!(text(converted(&output, &output, &force).unwrap_err()).contains("shall be converted"));
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    assert!(text(converted(&output, &other, &force).unwrap_err()).contains("holds no model"));
+}
+
+#[test]
+fn numbers_that_half_precision_cannot_hold_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    converted(&checkpoint("llama"), &input, &ConvertOptions::default()).unwrap();
+    let file = input.join("model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&1e6_f32.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    let options = ConvertOptions { format: Some(WeightFormat::F16), ..ConvertOptions::default() };
+    let error = converted(&input, &dir.path().join("out"), &options).unwrap_err().to_string();
+    assert!(error.contains("holds 1000000, which f16 cannot") && error.contains("bf16"), "{error}");
+    assert_eq!(entries(dir.path()), ["in"]);
+}
+
+/// A folder whose tokenizer is a SentencePiece model keeps it, and says so.
+#[test]
+fn sentencepiece_models_stay_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    converted(&checkpoint("llama-tied"), &input, &ConvertOptions::default()).unwrap();
+    fs::remove_file(input.join("tokenizer.json")).unwrap();
+    fs::remove_file(input.join("tokenizer_config.json")).unwrap();
+    fs::copy(fixture("sentencepiece").join("llama.model"), input.join("tokenizer.model")).unwrap();
+    let output = dir.path().join("out");
+    let done = converted(&input, &output, &ConvertOptions::default()).unwrap();
+    assert!(done.notes.iter().any(|note| note.contains("stays a SentencePiece model")), "{:?}", done.notes);
+    let ids = |path: &PathBuf, text: &str| Tokenizer::open(path).unwrap().encode(text, true).unwrap();
+    for row in reference("llama").encodings {
+        assert_eq!(ids(&input, &row.text), ids(&output, &row.text));
+    }
+}
+
+/// A real quantised model, where it was fetched.
+#[test]
+fn a_real_model_keeps_its_bits() {
+    let Some(input) = model("smollm2-135m-instruct.q4_1.gguf") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out");
+    converted(&input, &output, &ConvertOptions::default()).unwrap();
+    assert_eq!(results(&input, Dtype::F32), results(&output, Dtype::F32));
+}
