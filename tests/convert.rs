@@ -12,13 +12,17 @@ use std::{
 };
 
 /// Every fixture: folders of safetensors and of both containers of PyTorch, in shards and not; GGUF files.
-const MODELS: [&str; 9] = [
+const MODELS: [&str; 13] = [
     "llama",
     "llama-tied",
     "qwen2",
     "internlm",
     "internlm2",
     "internlm2-legacy",
+    "internlm2-ntk",
+    "llama-linear",
+    "opt",
+    "opt-post",
     "llama-q8_0",
     "llama-k",
     "qwen2-mixed",

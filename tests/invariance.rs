@@ -38,6 +38,17 @@ fn requests(name: &str) -> Vec<Request> {
         .collect()
 }
 
+/// Beyond the original context of dynamic rotary scaling only texts of one length have a common beginning.
+fn of_one_length(mut requests: Vec<ScoreRequest>, engine: &Engine) -> Vec<ScoreRequest> {
+    for ScoreRequest { context, continuations, .. } in &mut requests {
+        let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+        if context.len() + longest > engine.config().unscaled_context() {
+            continuations.iter_mut().for_each(|c| c.resize(longest, 7));
+        }
+    }
+    requests
+}
+
 fn score_requests(name: &str) -> Vec<ScoreRequest> {
     requests(name)
         .into_iter()
@@ -152,8 +163,8 @@ fn ways() -> Vec<Way> {
 
 fn check(name: &str, dtype: Dtype) {
     let requests = requests(name);
-    let scored = score_requests(name);
-    let questions = questions(name);
+    let of_one_length = |requests| of_one_length(requests, &engine(name, dtype, ALONE));
+    let (scored, questions) = (of_one_length(score_requests(name)), of_one_length(questions(name)));
     let whole = whole_prompts(&mut engine(name, dtype, ALONE), &questions);
     // One engine per request: nothing before it, nothing beside it.
     let alone: Vec<String> = {
@@ -200,6 +211,50 @@ fn qwen2_bf16() {
 #[test]
 fn qwen2_int8() {
     check("qwen2-mixed", Dtype::Int8);
+}
+
+/// Prompts and what follows them beyond the original context, where rotary frequencies follow from the length of the text.
+#[test]
+fn internlm2_dynamic_scaling_f32() {
+    check("internlm2-ntk", Dtype::F32);
+}
+
+#[test]
+fn opt_f32() {
+    check("opt", Dtype::F32);
+}
+
+#[test]
+fn opt_post_norm_bf16() {
+    check("opt-post", Dtype::Bf16);
+}
+
+/// What prompts of 90 and more tokens share beyond an original context of 64: everything with those of their own length,
+/// nothing with others. Within it, and before a generation crosses its end, lengths do not matter.
+#[test]
+fn scaled_texts_share_with_their_own_length() {
+    let way = Way { batch: 64, budget: 4096, prefix_cache: true, threads: 1, shuffled: false };
+    let long = reference("internlm2-ntk").prompts.swap_remove(4).ids;
+    let cached = |engine: &mut Engine, len: usize, last: u32| {
+        let before = engine.stats().cached_tokens;
+        let prompt = [&long[..len - 1], &[last]].concat();
+        engine.generate(vec![Request { ignore_eos: true, ..Request::new(prompt, 8) }]).unwrap();
+        engine.stats().cached_tokens - before
+    };
+    let mut engine = engine("internlm2-ntk", Dtype::F32, way);
+    for (len, last, wanted) in [
+        (90, 1, 0),
+        (90, 2, 80),
+        (91, 1, 0),
+        (60, 1, 0),
+        (63, 1, 48),
+        (64, 2, 48),
+        (65, 1, 0),
+        (91, 2, 80),
+        (62, 3, 48),
+    ] {
+        assert_eq!(cached(&mut engine, len, last), wanted, "{len} tokens that end in {last}");
+    }
 }
 
 /// bf16 weights, which are quantised for 8-bit products.

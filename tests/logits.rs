@@ -59,7 +59,10 @@ fn log_probabilities_of_prompts_and_continuations() {
             // The same text in two parts, wherever it is cut, with others beside the second one.
             for cut in [1, 15, 16, 17, prompt.ids.len() - 1].into_iter().filter(|cut| *cut < prompt.ids.len()) {
                 let (context, rest) = prompt.ids.split_at(cut);
-                let continuations = vec![vec![3, 1, 2], rest.to_vec(), vec![5]];
+                let mut continuations = vec![vec![3, 1, 2], rest.to_vec(), vec![5]];
+                if prompt.ids.len() > engine.config().unscaled_context() {
+                    continuations.iter_mut().for_each(|c| c.resize(rest.len(), 7));
+                }
                 let request = ScoreRequest { context: context.to_vec(), continuations, context_logprobs: true };
                 let score = engine.score(vec![request]).unwrap().remove(0);
                 let found = [&score.context[..], &score.continuations[1]].concat();
@@ -82,7 +85,7 @@ fn greedy_tokens() {
     for name in CHECKPOINTS {
         let mut engine = engine(name, Dtype::F32);
         let prompts = reference(name).prompts;
-        let request = |ids: &Vec<u32>| Request { ignore_eos: true, ..Request::new(ids.clone(), 32) };
+        let request = |ids: &Vec<u32>| Request { ignore_eos: true, ..Request::new(ids.clone(), 64) };
         let outputs = engine.generate(prompts.iter().map(|p| request(&p.ids)).collect()).unwrap();
         for (p, (output, prompt)) in outputs.iter().zip(&prompts).enumerate() {
             assert_eq!(output.tokens, prompt.greedy, "{name}, prompt {p}");

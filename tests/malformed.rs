@@ -1,6 +1,6 @@
 //! Broken checkpoints, tokenizers and settings: each gets one clear error, and nothing panics or reads out of bounds.
 
-use oc_engine::{Engine, EngineOptions, Error, Request, Tokenizer};
+use oc_engine::{Engine, EngineOptions, Error, Request, ScoreRequest, Tokenizer};
 use oc_tests::checkpoint;
 use serde_json::{Value, json};
 use std::{
@@ -60,13 +60,26 @@ fn the_copies_load_unbroken() {
     }
 }
 
-/// Beyond the original context dynamic scaling would make a key depend on the length of its text.
 #[test]
-fn dynamic_scaling_beyond_the_original_context() {
+fn contexts_longer_than_the_positions_that_were_learned() {
     let options = |max_seq_len| EngineOptions { max_seq_len: Some(max_seq_len), ..EngineOptions::default() };
-    let error = Engine::load(checkpoint("internlm2"), options(513)).unwrap_err().to_string();
-    assert!(error.contains("513") && error.contains("--max-seq-len 512"), "{error}");
-    Engine::load(checkpoint("internlm2"), options(512)).unwrap();
+    let error = Engine::load(checkpoint("opt"), options(257)).unwrap_err().to_string();
+    assert!(error.contains("257") && error.contains("--max-seq-len 256"), "{error}");
+    Engine::load(checkpoint("opt"), options(256)).unwrap();
+}
+
+/// Beyond the original context dynamic scaling makes every key depend on the length of its text.
+#[test]
+fn choices_of_several_lengths_beyond_the_original_context() {
+    let options = EngineOptions { max_seq_len: Some(128), ..EngineOptions::default() };
+    let mut engine = Engine::load(checkpoint("internlm2-ntk"), options).unwrap();
+    let mut score = |len, continuations| {
+        engine.score(vec![ScoreRequest { context: vec![5; len], continuations, context_logprobs: true }])
+    };
+    let error = score(62, vec![vec![1, 2], vec![1, 2, 3]]).unwrap_err().to_string();
+    assert!(error.contains("64 to 65 tokens") && error.contains("original context of 64"), "{error}");
+    score(61, vec![vec![1, 2], vec![1, 2, 3], Vec::new()]).unwrap();
+    score(70, vec![vec![1, 2], vec![3, 4]]).unwrap();
 }
 
 #[test]

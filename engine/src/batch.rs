@@ -9,6 +9,9 @@ pub(crate) struct ForwardBatch {
     pub ids: Vec<u32>,
     /// Where the rows stand and where their keys and values lie.
     pub paged: PagedBatch,
+    /// Tokens of the text that each sequence's rotary frequencies follow from, where that is longer than the original
+    /// context; 0 for the frequencies of the original context, and for generated tokens. `[num_seqs]`
+    pub scaled_lens: Vec<u32>,
     /// Rows after which a token is chosen, and how.
     pub sample_rows: Vec<u32>,
     pub sampling: Vec<Sampling>,

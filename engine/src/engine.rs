@@ -2,7 +2,7 @@
 
 use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, MemoryPlan, ModelConfig, ModelFiles, Output,
-    Request, Result, RopeScaling, Stats, Tokenizer,
+    Positions, Request, Result, Stats, Tokenizer,
     generation::Generation,
     kv_cache::KvPool,
     memory,
@@ -76,13 +76,11 @@ impl Engine {
                 Self::build(backend, path, options, memory::available_memory(), &mut on_progress)
             }
             Device::Cuda => Self::build_cuda(driver::open(0)?, path, options, &mut on_progress),
-            Device::Emulator => {
-                Self::build_cuda(Arc::new(Emulator::new(EmulatorOptions::default())), path, options, &mut on_progress)
-            }
+            Device::Emulator => Self::build_cuda(emulator(), path, options, &mut on_progress),
         }
     }
 
-    /// On a device that runs CUDA kernels: in bf16 unless f16 is asked for.
+    /// On a device that runs CUDA kernels.
     fn build_cuda(
         device: Arc<dyn CudaDevice>,
         path: &Path,
@@ -90,7 +88,7 @@ impl Engine {
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let available = usize::try_from(device.caps().free_bytes).ok();
-        let backend = CudaBackend::new(device, options.dtype.unwrap_or(Dtype::Bf16))?;
+        let backend = cuda_backend(device, &options)?;
         Self::build(backend, path, options, available, on_progress)
     }
 
@@ -103,6 +101,7 @@ impl Engine {
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let files = ModelFiles::open(path)?;
+        let mut plan = plan(&backend, &files, &options, available)?;
         let mut config = files.config().clone();
         if let Some(ids) = &options.eos_token_ids {
             config.eos_token_ids.clone_from(ids);
@@ -126,30 +125,15 @@ impl Engine {
         };
         files.release_all();
 
-        let max_seq_len = options.max_seq_len.unwrap_or(config.max_position_embeddings);
-        if matches!(config.rope_scaling, RopeScaling::Dynamic { .. }) && max_seq_len > config.max_position_embeddings {
-            let original = config.max_position_embeddings;
-            return Err(Error::Unsupported {
-                what: format!("a context of {max_seq_len} tokens, where rotary scaling is dynamic beyond {original},"),
-                hint: format!("use --max-seq-len {original} or less"),
-            });
-        }
-        let token_budget = options.token_budget.max(PAGE_SIZE);
-        let page_bytes = backend.kv_page_bytes(config.kv_layout(1));
-        let mut plan = MemoryPlan::new(
-            memory::estimate_weights(&files, info.dtype)?,
-            memory::workspace_bytes(&config, token_budget, info.storage),
-            page_bytes,
-            max_seq_len,
-            options.kv_cache_bytes,
-            available,
-        )?;
+        let max_seq_len = context(&files, &options)?;
+        let token_budget = token_budget(&options);
         let decoder = Decoder::load(&backend, &files, max_seq_len, on_progress)?;
         files.release_all();
         plan.weights = decoder.weight_bytes(&backend);
         let num_pages = plan.num_pages();
         let runner = Box::new(BackendRunner::new(backend, decoder, &config, num_pages, token_budget)?);
-        let limits = Limits { max_seqs: options.max_batch_size.max(1), token_budget };
+        let unscaled_context = config.unscaled_context();
+        let limits = Limits { max_seqs: options.max_batch_size.max(1), token_budget, unscaled_context };
         let scheduler = Scheduler::new(KvPool::new(num_pages, options.prefix_cache), limits);
         Ok(Self {
             tokenizer,
@@ -162,6 +146,19 @@ impl Engine {
             scheduler,
             runner,
         })
+    }
+
+    /// What [`load`](Self::load) would allocate for this model with these options, whatever memory there is. Every tensor
+    /// that the model needs is found and its shape and format checked, as for loading; no weight is read.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), but for the tokenizer's; never [`Error::OutOfMemory`].
+    pub fn plan(files: &ModelFiles, options: &EngineOptions) -> Result<MemoryPlan> {
+        match options.device {
+            Device::Auto | Device::Cpu => plan(&cpu_backend(options)?, files, options, None),
+            Device::Cuda => plan(&cuda_backend(driver::open(0)?, options)?, files, options, None),
+            Device::Emulator => plan(&cuda_backend(emulator(), options)?, files, options, None),
+        }
     }
 
     /// Continues every request and returns the outputs in the order of the requests.
@@ -309,6 +306,50 @@ fn cpu_backend(options: &EngineOptions) -> Result<CpuBackend> {
     let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
     let dtype = options.dtype.unwrap_or(best);
     Ok(CpuBackend::new(CpuOptions { threads: options.threads.unwrap_or(0), dtype, level: None })?)
+}
+
+/// The CUDA kernels on `device`: in bf16 unless f16 is asked for.
+fn cuda_backend(device: Arc<dyn CudaDevice>, options: &EngineOptions) -> Result<CudaBackend> {
+    Ok(CudaBackend::new(device, options.dtype.unwrap_or(Dtype::Bf16))?)
+}
+
+fn emulator() -> Arc<dyn CudaDevice> {
+    Arc::new(Emulator::new(EmulatorOptions::default()))
+}
+
+/// Longest context in tokens.
+fn context(files: &ModelFiles, options: &EngineOptions) -> Result<usize> {
+    let trained = files.config().max_position_embeddings;
+    match options.max_seq_len.unwrap_or(trained) {
+        len if len > trained && files.config().positions != Positions::Rotary => Err(Error::Unsupported {
+            what: format!("a context of {len} tokens, where the model has learned only {trained} positions,"),
+            hint: format!("use --max-seq-len {trained} or less"),
+        }),
+        len => Ok(len),
+    }
+}
+
+/// Rows of a step.
+fn token_budget(options: &EngineOptions) -> usize {
+    options.token_budget.max(PAGE_SIZE)
+}
+
+/// Decides what is allocated on `backend`, whose device has `available` bytes of memory if that is known.
+fn plan<B: Backend>(
+    backend: &B,
+    files: &ModelFiles,
+    options: &EngineOptions,
+    available: Option<usize>,
+) -> Result<MemoryPlan> {
+    let config = files.config();
+    MemoryPlan::new(
+        memory::weight_bytes(backend, files)?,
+        memory::workspace_bytes(config, token_budget(options), backend.info().storage),
+        backend.kv_page_bytes(config.kv_layout(1)),
+        context(files, options)?,
+        options.kv_cache_bytes,
+        available,
+    )
 }
 
 /// The generations of a call to [`Engine::stream`], token by token.

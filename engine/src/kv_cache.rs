@@ -12,10 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 /// The tokens of a full page.
 type PageTokens = [u32; PAGE_SIZE];
 
-/// What finds a page: the identity of the page before it (0 for none) and its tokens.
+/// What finds a page: the identity of the page before it (0 for none), what its keys were rotated for, and its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     parent: u64,
+    /// See [`Prompt::scaled_len`].
+    scaled_len: u32,
     tokens: PageTokens,
 }
 
@@ -43,6 +45,18 @@ struct Page {
     losses: Option<Box<[TokenLoss; PAGE_SIZE]>>,
     /// Position in the order of release while nobody holds it.
     released: u64,
+}
+
+/// What a sequence begins with, and what its pages can be shared by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prompt<'a> {
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// Tokens of the text that the rotary frequencies follow from, or 0 for those of the original context: keys of other
+    /// frequencies are not the same keys.
+    pub scaled_len: u32,
+    /// Whether the losses of its tokens will be computed.
+    pub losses: bool,
 }
 
 /// The pages of one sequence.
@@ -90,9 +104,8 @@ impl KvPool {
     }
 
     /// Takes pages for a sequence that begins with `prompt` and may grow to `max_len` tokens, sharing what the index
-    /// holds of the prompt; `None` if there are not enough. `losses`: the sequence will compute the losses of its
-    /// prompt.
-    pub fn admit(&mut self, prompt: &[u32], max_len: usize, losses: bool) -> Option<BlockTable> {
+    /// holds of the prompt; `None` if there are not enough.
+    pub fn admit(&mut self, prompt: Prompt<'_>, max_len: usize) -> Option<BlockTable> {
         let mut pages = self.find(prompt);
         let hits = pages.len();
         let needed = max_len.div_ceil(PAGE_SIZE).saturating_sub(hits);
@@ -111,22 +124,22 @@ impl KvPool {
                 self.idle.remove(&page.released);
             }
             page.refs += 1;
-            page.losses_pending |= losses;
+            page.losses_pending |= prompt.losses;
         }
         pages.extend((0..needed).map(|_| self.take()));
         if self.prefix_cache {
-            self.register(prompt, &pages, hits, losses);
+            self.register(prompt, &pages, hits);
         }
         Some(BlockTable { pages, hits, scored_hits })
     }
 
     /// The indexed pages of the longest common beginning.
-    fn find(&self, prompt: &[u32]) -> Vec<u32> {
+    fn find(&self, Prompt { tokens, scaled_len, .. }: Prompt<'_>) -> Vec<u32> {
         let mut found = Vec::new();
         let mut parent = 0;
         if self.prefix_cache {
-            for tokens in prompt.as_chunks().0 {
-                let Some(page) = self.index.get(&Key { parent, tokens: *tokens }) else { break };
+            for tokens in tokens.as_chunks().0 {
+                let Some(page) = self.index.get(&Key { parent, scaled_len, tokens: *tokens }) else { break };
                 found.push(*page);
                 parent = self.pages[*page as usize].id;
             }
@@ -147,10 +160,11 @@ impl KvPool {
     }
 
     /// Puts the full pages of `prompt` from `hits` on into the index.
-    fn register(&mut self, prompt: &[u32], pages: &[u32], hits: usize, losses: bool) {
+    fn register(&mut self, prompt: Prompt<'_>, pages: &[u32], hits: usize) {
+        let Prompt { tokens, scaled_len, losses } = prompt;
         let mut parent = hits.checked_sub(1).map_or(0, |last| self.pages[pages[last] as usize].id);
-        for (tokens, page) in prompt.as_chunks().0.iter().zip(pages).skip(hits) {
-            let key = Key { parent, tokens: *tokens };
+        for (tokens, page) in tokens.as_chunks().0.iter().zip(pages).skip(hits) {
+            let key = Key { parent, scaled_len, tokens: *tokens };
             self.index.insert(key, *page);
             self.last_id += 1;
             parent = self.last_id;
@@ -223,6 +237,10 @@ mod tests {
         (0..len as u32).map(|i| i.wrapping_mul(7) + seed).collect()
     }
 
+    fn plain(tokens: &[u32]) -> Prompt<'_> {
+        Prompt { tokens, scaled_len: 0, losses: false }
+    }
+
     fn fill(pool: &mut KvPool, table: &BlockTable) {
         table.pages.iter().for_each(|page| pool.set_filled(*page));
     }
@@ -230,54 +248,66 @@ mod tests {
     #[test]
     fn a_common_beginning_is_shared_while_it_is_computed_and_afterwards() {
         let mut pool = KvPool::new(10, true);
-        let a = pool.admit(&prompt(40, 0), 50, false).unwrap();
+        let a = pool.admit(plain(&prompt(40, 0)), 50).unwrap();
         assert_eq!((a.hits, a.pages.len()), (0, 4));
-        let b = pool.admit(&prompt(45, 0), 45, false).unwrap();
+        let b = pool.admit(plain(&prompt(45, 0)), 45).unwrap();
         assert_eq!((b.hits, &b.pages[..2]), (2, &a.pages[..2]));
         assert!(!pool.is_filled(b.pages[0]));
         fill(&mut pool, &a);
         fill(&mut pool, &b);
         pool.release(a);
         pool.release(b);
-        let c = pool.admit(&prompt(33, 0), 33, false).unwrap();
+        let c = pool.admit(plain(&prompt(33, 0)), 33).unwrap();
         assert_eq!(c.hits, 2);
+    }
+
+    #[test]
+    fn pages_of_other_frequencies_are_not_shared() {
+        let mut pool = KvPool::new(20, true);
+        let tokens = prompt(40, 0);
+        for (scaled_len, hits) in [(0, 0), (40, 0), (41, 0), (40, 2), (0, 2), (41, 2)] {
+            let table = pool.admit(Prompt { scaled_len, ..plain(&tokens) }, 40).unwrap();
+            assert_eq!(table.hits, hits, "{scaled_len}");
+            fill(&mut pool, &table);
+            pool.release(table);
+        }
     }
 
     #[test]
     fn what_was_never_filled_is_forgotten() {
         let mut pool = KvPool::new(4, true);
-        let a = pool.admit(&prompt(64, 0), 64, false).unwrap();
+        let a = pool.admit(plain(&prompt(64, 0)), 64).unwrap();
         pool.release(a);
-        assert_eq!(pool.admit(&prompt(64, 0), 64, false).unwrap().hits, 0);
+        assert_eq!(pool.admit(plain(&prompt(64, 0)), 64).unwrap().hits, 0);
     }
 
     #[test]
     fn the_least_recently_used_leaf_goes_first() {
         let mut pool = KvPool::new(4, true);
         for seed in [0, 1000] {
-            let table = pool.admit(&prompt(32, seed), 32, false).unwrap();
+            let table = pool.admit(plain(&prompt(32, seed)), 32).unwrap();
             fill(&mut pool, &table);
             pool.release(table);
         }
         // One page more: the second page of the older text goes, its first stays.
-        let c = pool.admit(&prompt(16, 2000), 16, false).unwrap();
+        let c = pool.admit(plain(&prompt(16, 2000)), 16).unwrap();
         fill(&mut pool, &c);
-        assert_eq!(pool.find(&prompt(32, 0)).len(), 1);
-        assert_eq!(pool.find(&prompt(32, 1000)).len(), 2);
+        assert_eq!(pool.find(plain(&prompt(32, 0))).len(), 1);
+        assert_eq!(pool.find(plain(&prompt(32, 1000))).len(), 2);
         // What is found is not evicted to make room for the rest.
-        let d = pool.admit(&prompt(48, 1000), 48, false).unwrap();
+        let d = pool.admit(plain(&prompt(48, 1000)), 48).unwrap();
         assert_eq!((d.hits, d.pages.len()), (2, 3));
-        assert!(pool.admit(&prompt(16, 3000), 16, false).is_none());
+        assert!(pool.admit(plain(&prompt(16, 3000)), 16).is_none());
         pool.release(c);
-        assert_eq!(pool.admit(&prompt(16, 3000), 16, false).unwrap().hits, 0);
+        assert_eq!(pool.admit(plain(&prompt(16, 3000)), 16).unwrap().hits, 0);
     }
 
     #[test]
     fn without_the_cache_nothing_is_shared() {
         let mut pool = KvPool::new(4, false);
-        let a = pool.admit(&prompt(32, 0), 32, false).unwrap();
+        let a = pool.admit(plain(&prompt(32, 0)), 32).unwrap();
         fill(&mut pool, &a);
-        assert_eq!(pool.admit(&prompt(32, 0), 32, false).unwrap().hits, 0);
+        assert_eq!(pool.admit(plain(&prompt(32, 0)), 32).unwrap().hits, 0);
     }
 
     #[test]
@@ -293,7 +323,10 @@ mod tests {
             if next(2) == 0 || held.is_empty() {
                 let len = 1 + next(90) as usize;
                 let tokens: Vec<u32> = (0..len).map(|i| if i < 40 { 0 } else { next(2) as u32 }).collect();
-                if let Some(table) = pool.admit(&tokens, len + next(20) as usize, next(2) == 0) {
+                if let Some(table) = pool.admit(
+                    Prompt { losses: next(2) == 0, scaled_len: (len as u32 / 70) * len as u32, ..plain(&tokens) },
+                    len + next(20) as usize,
+                ) {
                     assert!(table.hits * PAGE_SIZE <= len && table.scored_hits <= table.hits);
                     held.push((tokens, table));
                 }

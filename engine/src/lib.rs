@@ -48,7 +48,10 @@ pub use convert::{ConvertOptions, Converted, convert};
 pub use engine::{Engine, Stream};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
-pub use load::{FormatShare, MemoryNeed, ModelCard, ModelConfig, ModelFiles, RopeScaling, Tensor, TokenizerCard};
+pub use load::{
+    FormatShare, MemoryNeed, MlpKind, ModelCard, ModelConfig, ModelFiles, Norm, Positions, RopeScaling, Tensor,
+    TokenizerCard,
+};
 pub use memory::MemoryPlan;
 pub use request::*;
 pub use scoring::ScoreStream;

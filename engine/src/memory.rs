@@ -1,7 +1,7 @@
 //! The memory plan: what is allocated at load, and whether it fits.
 
-use crate::{Error, ModelConfig, ModelFiles, Result};
-use oc_kernels::{Dtype, PAGE_SIZE, Storage, WeightFormat};
+use crate::{Error, MlpKind, ModelConfig, ModelFiles, Result, layers::Count, models::decoder::Parameters};
+use oc_kernels::{Backend, PAGE_SIZE, Storage};
 
 /// KV tokens that are enough to keep a batch of long prompts in flight, and their common beginnings.
 const DEFAULT_KV_TOKENS: usize = 1 << 16;
@@ -69,27 +69,22 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes that the weights of `files` will take, before any is packed: quantised ones keep their size (K-quants gain a
-/// little), others take the size of `dtype`.
-pub(crate) fn estimate_weights(files: &ModelFiles, dtype: Dtype) -> Result<usize> {
-    let mut bytes = 0_usize;
-    for name in files.tensor_names() {
-        let tensor = files.tensor(name)?;
-        let elements: usize = tensor.shape.iter().product();
-        bytes += match tensor.format {
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 if tensor.shape.len() == 1 => 4 * elements,
-            WeightFormat::F32 if dtype == Dtype::F32 => 4 * elements,
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => 2 * elements,
-            _ => tensor.data.len(),
-        };
-    }
-    Ok(bytes)
+/// Bytes that the weights of `files` will take on `backend`. Every tensor that the decoder needs is found and its shape and
+/// format checked, but none is read.
+///
+/// # Errors
+/// [`Error::MissingTensor`], [`Error::TensorShape`] or [`Error::Unsupported`], naming the tensor.
+pub(crate) fn weight_bytes<B: Backend>(backend: &B, files: &ModelFiles) -> Result<usize> {
+    let parameters = Parameters::load(&Count(backend), files, &mut |_, _| {})?;
+    Ok(parameters.matrices().fold(0, |sum: usize, bytes| sum.saturating_add(*bytes)))
 }
 
 /// Bytes of activations for steps of `token_budget` tokens.
 pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize, storage: Storage) -> usize {
     let heads = config.heads();
-    let cols = 3 * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + 3 * config.intermediate_size;
+    let mlp = if config.mlp == MlpKind::Gated { 3 } else { 1 } * config.intermediate_size;
+    let embedded = if config.embedding_size == config.hidden_size { 0 } else { config.embedding_size };
+    let cols = 3 * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + mlp + embedded;
     token_budget.saturating_mul(cols).saturating_mul(storage.bytes())
 }
 

@@ -39,7 +39,7 @@ impl<B: Backend> BackendRunner<B> {
 impl<B: Backend> Runner for BackendRunner<B> {
     fn run(&mut self, batch: &ForwardBatch) -> Result<ForwardOutput> {
         let Self { backend, decoder, kv, space } = self;
-        decoder.forward(backend, &batch.ids, &batch.paged, batch.wanted_rows(), kv, space)?;
+        decoder.forward(backend, batch, batch.wanted_rows(), kv, space)?;
         Ok(ForwardOutput {
             sampled: decoder.sample(backend, &batch.sample_rows, &batch.sampling, space)?,
             scored: decoder.log_prob(backend, &batch.score_rows, &batch.targets, space)?,

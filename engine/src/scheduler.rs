@@ -8,7 +8,7 @@
 use crate::{
     Stats,
     batch::{ForwardBatch, ForwardOutput},
-    kv_cache::{KvPool, TokenLoss},
+    kv_cache::{KvPool, Prompt, TokenLoss},
     sequence::{Job, Progress, Question, Sequence},
 };
 use oc_kernels::{NO_SLOT, PAGE_SIZE};
@@ -21,6 +21,8 @@ pub(crate) struct Limits {
     pub max_seqs: usize,
     /// Rows of a step; at least a page.
     pub token_budget: usize,
+    /// The longest text whose rotary frequencies do not depend on its length.
+    pub unscaled_context: usize,
 }
 
 /// A step that has been put together: the batch, and whose its questions are.
@@ -124,11 +126,14 @@ impl Scheduler {
         while self.running.len() < self.limits.max_seqs
             && let Some((id, job)) = self.waiting.pop_front()
         {
-            let Some(table) = self.pool.admit(&job.tokens, job.max_len(), job.wants_prompt_losses()) else {
+            let text = job.text_len();
+            let scaled_len = if text > self.limits.unscaled_context { text as u32 } else { 0 };
+            let prompt = Prompt { tokens: &job.tokens, scaled_len, losses: job.wants_prompt_losses() };
+            let Some(table) = self.pool.admit(prompt, job.max_len()) else {
                 return self.waiting.push_front((id, job));
             };
             self.stats.prompt_tokens += job.prompt_tokens() as u64;
-            self.running.insert(id, Sequence::new(job, table));
+            self.running.insert(id, Sequence::new(job, table, scaled_len));
         }
     }
 
@@ -203,6 +208,7 @@ impl Step {
         }
         batch.paged.cu_seqlens_q.push(batch.ids.len() as u32);
         batch.paged.seq_lens.push(end as u32);
+        batch.scaled_lens.push(sequence.scaled_len());
         tables.push(sequence.pages()[..end.div_ceil(PAGE_SIZE)].to_vec());
         sequence.set_computed(end, pool);
     }

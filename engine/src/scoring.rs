@@ -1,7 +1,7 @@
 //! Scoring: log-probabilities of given tokens, streamed request by request.
 
 use crate::{
-    Engine, Result, Score, ScoreEvent, ScoreRequest, Stats,
+    Engine, Error, Result, Score, ScoreEvent, ScoreRequest, Stats,
     kv_cache::TokenLoss,
     sequence::{Job, Progress, Scores, Work},
 };
@@ -36,6 +36,7 @@ impl Engine {
             for continuation in request.continuations.iter().filter(|c| !c.is_empty()) {
                 self.check_tokens(index, continuation, request.context.len())?;
             }
+            self.check_lengths(index, request)?;
         }
         let mut order: Vec<(usize, ScoreRequest)> = requests.into_iter().enumerate().collect();
         order.sort_by(|(_, a), (_, b)| a.context.cmp(&b.context));
@@ -50,6 +51,23 @@ impl Engine {
             jobs.insert(self.scheduler.add(Job { tokens: context, work }), request);
         }
         Ok(ScoreStream { engine: self, jobs, events })
+    }
+}
+
+impl Engine {
+    /// Refuses continuations that cannot share a context: beyond the original context, what the model computes of it
+    /// follows from the length of the whole text.
+    fn check_lengths(&self, index: usize, request: &ScoreRequest) -> Result<()> {
+        let unscaled = self.config().unscaled_context();
+        let lens = || request.continuations.iter().map(|c| request.context.len() + c.len());
+        let (shortest, longest) = (lens().min().unwrap_or(0), lens().max().unwrap_or(0));
+        if longest <= unscaled || shortest == longest {
+            return Ok(());
+        }
+        Err(Error::InvalidRequest(format!(
+            "request {index}: its texts have {shortest} to {longest} tokens; beyond the original context of {unscaled} \
+             tokens, texts of different lengths have no beginning in common\n\nhint: one request for each length"
+        )))
     }
 }
 

@@ -77,6 +77,15 @@ impl Job {
         }
     }
 
+    /// Tokens of the text that its prompt is the beginning of: of a text to be continued the prompt itself, of a scored one
+    /// everything. All forks are equally long where that matters.
+    pub fn text_len(&self) -> usize {
+        match &self.work {
+            Work::Generate { .. } => self.tokens.len(),
+            Work::Score { forks, .. } => self.tokens.len() + forks.iter().map(Vec::len).max().unwrap_or(0),
+        }
+    }
+
     fn num_forks(&self) -> usize {
         match &self.work {
             Work::Generate { .. } => 0,
@@ -103,6 +112,8 @@ pub(crate) struct Sequence {
     prompt_len: usize,
     work: Work,
     table: BlockTable,
+    /// See [`Prompt::scaled_len`](crate::kv_cache::Prompt::scaled_len).
+    scaled_len: u32,
     /// Tokens at the start whose keys and values are there; `None` until the shared pages can be read.
     computed: Option<usize>,
     /// How many tokens the prefix cache saved.
@@ -120,13 +131,14 @@ pub(crate) struct Sequence {
 const FIRST: TokenLoss = TokenLoss { logprob: f32::NAN, is_greedy: false };
 
 impl Sequence {
-    pub fn new(job: Job, table: BlockTable) -> Self {
+    pub fn new(job: Job, table: BlockTable, scaled_len: u32) -> Self {
         Self {
             prompt_len: job.tokens.len(),
             scores: Scores { forks: vec![Vec::new(); job.num_forks()], prompt: Vec::new() },
             tokens: job.tokens,
             work: job.work,
             table,
+            scaled_len,
             computed: None,
             cached: 0,
             fork: None,
@@ -141,6 +153,12 @@ impl Sequence {
 
     pub fn is_scoring(&self) -> bool {
         matches!(self.work, Work::Score { .. })
+    }
+
+    /// Tokens of the text that the rotary frequencies of its rows follow from, as in
+    /// [`ForwardBatch::scaled_lens`](crate::batch::ForwardBatch::scaled_lens).
+    pub fn scaled_len(&self) -> u32 {
+        if self.is_generating() { 0 } else { self.scaled_len }
     }
 
     pub fn tokens(&self) -> &[u32] {

@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, ops::Range};
 
-use crate::{Error, Result, WeightView};
+use crate::{Error, Result, WeightFormat, WeightView};
 
 /// What is computed with. Storage of weights is a matter of the model file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -427,6 +427,8 @@ pub trait Backend: Send + Sync {
     fn gated_weight(&self, gate: &WeightView<'_>, up: &WeightView<'_>) -> Result<Self::Weight>;
     /// Bytes that a packed weight occupies on the device.
     fn weight_bytes(&self, weight: &Self::Weight) -> usize;
+    /// Bytes that a weight of these parts, `(format, rows)` each, would occupy on the device.
+    fn packed_bytes(&self, parts: &[(WeightFormat, usize)], cols: usize) -> usize;
     /// Allocates the KV pool.
     fn kv_cache(&self, layout: KvLayout) -> Result<Self::KvCache>;
     /// Bytes of KV per page over all layers.
@@ -438,6 +440,8 @@ pub trait Backend: Send + Sync {
     fn embedding(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
     /// `out[i] = x[rows[i]]`: keeps only the rows somebody asked for.
     fn gather_rows(&self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor) -> Result<()>;
+    /// `residual += x`, element by element. `x`, `residual: [rows, cols]`
+    fn add(&self, x: &Self::Tensor, residual: &mut Self::Tensor) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467).
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
     /// `residual += x; out = rms_norm(residual)`, row by row; the sum is rounded to the storage type before it is

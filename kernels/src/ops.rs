@@ -44,6 +44,7 @@ pub fn all<B: Backend>() -> Vec<Op<B>> {
     vec![
         reference::embedding::op(),
         reference::gather_rows::op(),
+        reference::add::op(),
         reference::rms_norm::op(),
         reference::add_rms_norm::op(),
         reference::layer_norm::op(),

@@ -108,6 +108,19 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 7] {
             },
         },
         RowOp {
+            name: "add",
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let rows = rows_of(x, backend, cols)?;
+                let mut sum = backend.upload(&vector(cols, WEIGHT).repeat(rows), rows, cols)?;
+                backend.add(x, &mut sum)?;
+                backend.download(&sum)
+            },
+            reference: |row, cols| {
+                row.iter().zip(vector(cols, WEIGHT)).map(|(x, y)| f64::from(*x) + f64::from(y)).collect()
+            },
+        },
+        RowOp {
             name: "silu_mul",
             inputs: |cols| 2 * cols,
             run: |backend, x, cols| {
@@ -330,6 +343,10 @@ fn kernels_move_no_more_than_their_floor_in_whole_sectors() {
             let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
             backend.layer_norm(&x, &weight, Some(&weight), EPS, &mut out).unwrap();
         });
+        expect("add_bf16", [2 * cols, cols], &|backend| {
+            let (x, mut residual) = (matrix(backend, cols), matrix(backend, cols));
+            backend.add(&x, &mut residual).unwrap();
+        });
         expect("silu_mul_bf16", [2 * cols, cols], &|backend| {
             let (x, mut out) = (matrix(backend, 2 * cols), matrix(backend, cols));
             backend.silu_mul(&x, &mut out).unwrap();
@@ -402,6 +419,7 @@ fn wrong_operands_are_refused_by_name() {
     shape(backend.rms_norm(&x, &matrix(1, 9), EPS, &mut out), "rms_norm: weight");
     shape(backend.add_rms_norm(&x, &mut matrix(2, 8), &matrix(1, 8), EPS, &mut out), "add_rms_norm: residual");
     shape(backend.layer_norm(&x, &matrix(1, 8), Some(&matrix(1, 7)), EPS, &mut out), "layer_norm: bias");
+    shape(backend.add(&x, &mut matrix(2, 8)), "add: residual");
     shape(backend.silu_mul(&x, &mut out), "silu_mul: input");
     shape(backend.activate(Activation::Relu, &matrix(2, 8), &mut out), "activate: output");
     match backend.gather_rows(&x, &[0, 3, 1], &mut out) {

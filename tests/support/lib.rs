@@ -10,8 +10,21 @@ use std::{
 };
 
 /// Names of the committed checkpoints, each with `<name>.reference.json` beside it.
-pub const CHECKPOINTS: [&str; 8] =
-    ["llama", "llama-tied", "qwen2", "llama-q8_0", "llama-k", "qwen2-mixed", "internlm", "internlm2"];
+pub const CHECKPOINTS: [&str; 13] = [
+    "llama",
+    "llama-tied",
+    "llama-linear",
+    "qwen2",
+    "llama-q8_0",
+    "llama-k",
+    "qwen2-mixed",
+    "internlm",
+    "internlm2",
+    "internlm2-ntk",
+    "opt",
+    "opt-post",
+    "opt-bare",
+];
 
 /// The repository.
 pub fn root() -> &'static Path {
@@ -76,8 +89,8 @@ pub struct Reference {
     pub score: Scored,
     /// Texts and their ids.
     pub encodings: Vec<Encoding>,
-    /// Messages and the rendered template.
-    pub chat: Chat,
+    /// Messages and the rendered template; `None` for a model without one.
+    pub chat: Option<Chat>,
 }
 
 /// One prompt of a [`Reference`].
@@ -89,7 +102,7 @@ pub struct Prompt {
     pub logits: Vec<Logits>,
     /// Log-probabilities of `ids[1..]`.
     pub logprobs: Vec<f64>,
-    /// 32 greedy tokens, end-of-sequence ids ignored.
+    /// 64 greedy tokens, end-of-sequence ids ignored.
     pub greedy: Vec<u32>,
     /// Their log-probabilities.
     pub greedy_logprobs: Vec<f64>,

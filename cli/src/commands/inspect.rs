@@ -6,7 +6,7 @@ use crate::{
     diagnostics::{Result, Stdout},
     hub, progress, resolve,
 };
-use oc_engine::{ModelCard, ModelConfig, RopeScaling, TokenizerCard};
+use oc_engine::{ModelCard, ModelConfig, Positions, RopeScaling, TokenizerCard};
 use serde_json::{Value, json};
 
 /// Width of the labels.
@@ -93,11 +93,12 @@ fn describe_config(config: &ModelConfig, lines: &mut Vec<String>) {
     lines.push(row("context", format!("{} tokens", grouped(config.max_position_embeddings))));
     lines.push(row("layers", format!("{num_layers}, {hidden_size} wide, {intermediate_size} inside the MLP")));
     lines.push(row("attention", format!("{num_heads} heads of {head_dim}, {num_kv_heads} for keys and values")));
-    let scaling = match config.rope_scaling {
-        RopeScaling::None => "no scaling".to_owned(),
-        scaling => format!("scaling {scaling:?}"),
+    let positions = match (config.positions, config.rope_scaling) {
+        (Positions::Learned { .. }, _) => "learned".to_owned(),
+        (Positions::Rotary, RopeScaling::None) => format!("rotary, base {}, no scaling", config.rope_theta),
+        (Positions::Rotary, scaling) => format!("rotary, base {}, scaling {scaling:?}", config.rope_theta),
     };
-    lines.push(row("positions", format!("rotary, base {}, {scaling}", config.rope_theta)));
+    lines.push(row("positions", positions));
     let head = if config.tie_word_embeddings { "the output head is the embedding" } else { "own output head" };
     lines.push(row("vocabulary", format!("{} rows, {head}", grouped(config.vocab_size))));
 }

@@ -82,7 +82,7 @@ fn config_json(config: &ModelConfig) -> Result<Value> {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
         // The shortest number that is this f32, not its 17 digits as f64.
-        "rms_norm_eps": config.rms_norm_eps.to_string().parse::<f64>().unwrap_or(f64::from(config.rms_norm_eps)),
+        "rms_norm_eps": config.norm_eps.to_string().parse::<f64>().unwrap_or(f64::from(config.norm_eps)),
         "rope_theta": config.rope_theta,
         "rope_scaling": rope_json(config.rope_scaling),
         "tie_word_embeddings": config.tie_word_embeddings,
@@ -90,6 +90,9 @@ fn config_json(config: &ModelConfig) -> Result<Value> {
         "eos_token_id": config.eos_token_ids.first(),
         "use_cache": true,
     });
+    if config.mlp_bias {
+        json["mlp_bias"] = true.into();
+    }
     if let Biases::Field { name, .. } = architecture.biases {
         if config.attention_bias != config.attention_output_bias {
             return Err(Error::Unsupported {

@@ -1,21 +1,21 @@
-//! Grouped-query attention with rotary embedding: the projections around [`Backend::attention`].
+//! Grouped-query attention: the projections around [`Backend::attention`].
 
-use super::Weights;
+use super::{Store, Weights};
 use crate::{ModelConfig, Result};
 use oc_kernels::{Backend, Epilogue};
 
-/// One layer's attention.
-pub(crate) struct Attention<B: Backend> {
+/// One layer's attention, its matrices kept as `M` and its vectors as `V`.
+pub(crate) struct Attention<M, V> {
     /// `head_dim^-1/2`
     scale: f32,
     /// `[qkv_cols, hidden_size]`
-    qkv: B::Weight,
+    qkv: M,
     /// `[qkv_cols]`
-    qkv_bias: Option<B::Tensor>,
+    qkv_bias: Option<V>,
     /// `[hidden_size, q_cols]`
-    output: B::Weight,
+    output: M,
     /// `[hidden_size]`
-    output_bias: Option<B::Tensor>,
+    output_bias: Option<V>,
 }
 
 /// What attention writes on its way. `T` is the number of rows.
@@ -26,8 +26,8 @@ pub(crate) struct AttentionSpace<'a, B: Backend> {
     pub attended: &'a mut B::Tensor,
 }
 
-impl<B: Backend> Attention<B> {
-    pub fn load(weights: &Weights<'_, B>, config: &ModelConfig) -> Result<Self> {
+impl<M, V> Attention<M, V> {
+    pub fn load<S: Store<Matrix = M, Vector = V>>(weights: &Weights<'_, S>, config: &ModelConfig) -> Result<Self> {
         let heads = config.heads();
         let (hidden, q, kv) = (config.hidden_size, heads.q_cols(), heads.num_kv_heads * heads.head_dim);
         let qkv = [("self_attn.q_proj.weight", q), ("self_attn.k_proj.weight", kv), ("self_attn.v_proj.weight", kv)];
@@ -35,22 +35,19 @@ impl<B: Backend> Attention<B> {
         Ok(Self {
             scale: (heads.head_dim as f32).sqrt().recip(),
             qkv: weights.matrix(&qkv, hidden)?,
-            qkv_bias: config.attention_bias.then(|| weights.vectors(&bias)).transpose()?,
+            qkv_bias: weights.biases(config.attention_bias, &bias)?,
             output: weights.matrix(&[("self_attn.o_proj.weight", hidden)], q)?,
-            output_bias: config
-                .attention_output_bias
-                .then(|| weights.vector("self_attn.o_proj.bias", hidden))
-                .transpose()?,
+            output_bias: weights.biases(config.attention_output_bias, &[("self_attn.o_proj.bias", hidden)])?,
         })
     }
 
     /// Stores the keys and values of `x` in layer `layer` of `kv`, and attends to them. `x: [T, hidden_size]`
     #[allow(clippy::too_many_arguments)]
-    pub fn attend(
+    pub fn attend<B: Backend<Weight = M, Tensor = V>>(
         &self,
         backend: &B,
-        x: &B::Tensor,
-        rotary: &B::Tensor,
+        x: &V,
+        rotary: &V,
         batch: &B::Batch,
         layer: usize,
         kv: &mut B::KvCache,
@@ -63,11 +60,11 @@ impl<B: Backend> Attention<B> {
     }
 
     /// Adds the output projection of `attended: [T, q_cols]` to `hidden: [T, hidden_size]`.
-    pub fn project(&self, backend: &B, attended: &B::Tensor, hidden: &mut B::Tensor) -> Result<()> {
+    pub fn project<B: Backend<Weight = M, Tensor = V>>(&self, backend: &B, attended: &V, hidden: &mut V) -> Result<()> {
         Ok(backend.linear(attended, &self.output, self.output_bias.as_ref(), Epilogue::Accumulate, hidden)?)
     }
 
-    pub fn weights(&self) -> [&B::Weight; 2] {
+    pub fn matrices(&self) -> [&M; 2] {
         [&self.qkv, &self.output]
     }
 }

@@ -1,43 +1,91 @@
-//! The gated MLP: `down(silu(gate(x)) * up(x))` (arXiv 2002.05202).
+//! The feed-forward part of a layer, gated or plain.
 
-use super::Weights;
-use crate::{ModelConfig, Result};
-use oc_kernels::{Backend, Epilogue};
+use super::{Store, Weights};
+use crate::{MlpKind, ModelConfig, Result};
+use oc_kernels::{Activation, Backend, Epilogue};
 
-/// One layer's MLP.
-pub(crate) struct Mlp<B: Backend> {
-    /// `[2 * intermediate_size, hidden_size]`
-    gate_up: B::Weight,
+/// One layer's MLP, its matrices kept as `M` and its vectors as `V`.
+pub(crate) struct Mlp<M, V> {
+    kind: MlpKind,
+    /// Gate and up of a gated one, `[2 * intermediate_size, hidden_size]`, else `[intermediate_size, hidden_size]`.
+    up: M,
+    /// One per row of `up`.
+    up_bias: Option<V>,
     /// `[hidden_size, intermediate_size]`
-    down: B::Weight,
+    down: M,
+    /// `[hidden_size]`
+    down_bias: Option<V>,
 }
 
-impl<B: Backend> Mlp<B> {
-    pub fn load(weights: &Weights<'_, B>, config: &ModelConfig) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let gate_up = [("mlp.gate_proj.weight", intermediate), ("mlp.up_proj.weight", intermediate)];
+/// What the MLP writes on its way. `T` is the number of rows.
+pub(crate) struct MlpSpace<T> {
+    /// Of a gated one. `[T, 2 * intermediate_size]`
+    pub gate_up: Option<T>,
+    /// `[T, intermediate_size]`
+    pub inner: T,
+}
+
+impl<T> MlpSpace<T> {
+    /// Room for `capacity` rows.
+    pub fn new<B: Backend<Tensor = T>>(backend: &B, config: &ModelConfig, capacity: usize) -> Result<Self> {
+        let is_gated = config.mlp == MlpKind::Gated;
+        let gate_up = is_gated.then(|| backend.tensor(capacity, 2 * config.intermediate_size)).transpose()?;
+        Ok(Self { gate_up, inner: backend.tensor(capacity, config.intermediate_size)? })
+    }
+
+    pub fn set_rows<B: Backend<Tensor = T>>(&mut self, backend: &B, rows: usize) -> Result<()> {
+        self.gate_up.iter_mut().chain([&mut self.inner]).try_for_each(|tensor| Ok(backend.set_rows(tensor, rows)?))
+    }
+}
+
+impl<M, V> Mlp<M, V> {
+    pub fn load<S: Store<Matrix = M, Vector = V>>(weights: &Weights<'_, S>, config: &ModelConfig) -> Result<Self> {
+        let (hidden, inner, has_bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+        let (gate, gate_bias) = (("mlp.gate_proj.weight", inner), ("mlp.gate_proj.bias", inner));
+        let (up, up_bias) = (("mlp.up_proj.weight", inner), ("mlp.up_proj.bias", inner));
+        let (up, up_bias) = match config.mlp {
+            MlpKind::Gated => (vec![gate, up], vec![gate_bias, up_bias]),
+            MlpKind::Plain(_) => (vec![up], vec![up_bias]),
+        };
         Ok(Self {
-            gate_up: weights.matrix(&gate_up, hidden)?,
-            down: weights.matrix(&[("mlp.down_proj.weight", hidden)], intermediate)?,
+            kind: config.mlp,
+            up: weights.matrix(&up, hidden)?,
+            up_bias: weights.biases(has_bias, &up_bias)?,
+            down: weights.matrix(&[("mlp.down_proj.weight", hidden)], inner)?,
+            down_bias: weights.biases(has_bias, &[("mlp.down_proj.bias", hidden)])?,
         })
     }
 
-    /// Adds the MLP of `x` to `hidden`. `x`, `hidden`: `[T, hidden_size]`, `gate_up`: `[T, 2 * intermediate_size]`,
-    /// `gated`: `[T, intermediate_size]`
-    pub fn forward(
-        &self,
-        backend: &B,
-        x: &B::Tensor,
-        gate_up: &mut B::Tensor,
-        gated: &mut B::Tensor,
-        hidden: &mut B::Tensor,
-    ) -> Result<()> {
-        backend.linear(x, &self.gate_up, None, Epilogue::Store, gate_up)?;
-        backend.silu_mul(gate_up, gated)?;
-        Ok(backend.linear(gated, &self.down, None, Epilogue::Accumulate, hidden)?)
+    /// The activations that `x: [T, hidden_size]` leads to.
+    pub fn widen<B: Backend<Weight = M, Tensor = V>>(&self, backend: &B, x: &V, space: &mut MlpSpace<V>) -> Result<()> {
+        let bias = self.up_bias.as_ref();
+        match (self.kind, &mut space.gate_up) {
+            (MlpKind::Plain(activation), _) => {
+                let epilogue = match activation {
+                    Activation::Relu => Epilogue::Relu,
+                    Activation::Gelu => Epilogue::Gelu,
+                };
+                Ok(backend.linear(x, &self.up, bias, epilogue, &mut space.inner)?)
+            }
+            (MlpKind::Gated, gate_up) => {
+                let gate_up = gate_up.as_mut().expect("the space of a gated MLP has room for both halves");
+                backend.linear(x, &self.up, bias, Epilogue::Store, gate_up)?;
+                Ok(backend.silu_mul(gate_up, &mut space.inner)?)
+            }
+        }
     }
 
-    pub fn weights(&self) -> [&B::Weight; 2] {
-        [&self.gate_up, &self.down]
+    /// Adds the projection of the activations to `hidden: [T, hidden_size]`.
+    pub fn project<B: Backend<Weight = M, Tensor = V>>(
+        &self,
+        backend: &B,
+        space: &MlpSpace<V>,
+        hidden: &mut V,
+    ) -> Result<()> {
+        Ok(backend.linear(&space.inner, &self.down, self.down_bias.as_ref(), Epilogue::Accumulate, hidden)?)
+    }
+
+    pub fn matrices(&self) -> [&M; 2] {
+        [&self.up, &self.down]
     }
 }

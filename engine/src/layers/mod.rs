@@ -2,10 +2,12 @@
 
 mod attention;
 mod mlp;
+mod norm;
 mod rotary;
 mod weights;
 
 pub(crate) use attention::{Attention, AttentionSpace};
-pub(crate) use mlp::Mlp;
-pub(crate) use rotary::rotary_frequencies;
-pub(crate) use weights::Weights;
+pub(crate) use mlp::{Mlp, MlpSpace};
+pub(crate) use norm::Norm;
+pub(crate) use rotary::Rotary;
+pub(crate) use weights::{Count, Pack, Store, Weights};

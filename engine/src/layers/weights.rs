@@ -1,19 +1,41 @@
-//! From named tensors of a model to packed weights on a device, shapes checked on the way.
+//! From named tensors of a model to parameters, shapes checked on the way: packed on a device, or only counted.
 
 use crate::{ModelFiles, Result};
-use oc_kernels::Backend;
+use oc_kernels::{Backend, WeightFormat};
 
-/// The tensors under one prefix.
-pub(crate) struct Weights<'a, B> {
-    backend: &'a B,
+/// What becomes of the parameters of a model.
+pub(crate) trait Store {
+    /// A weight matrix.
+    type Matrix;
+    /// A vector of parameters.
+    type Vector;
+
+    /// Matrices that share their input of `cols` features, stacked.
+    fn matrix(&self, files: &ModelFiles, parts: &[Part], cols: usize) -> Result<Self::Matrix>;
+    /// Vectors, concatenated.
+    fn vector(&self, files: &ModelFiles, parts: &[Part]) -> Result<Self::Vector>;
+    /// `len` ones.
+    fn ones(&self, len: usize) -> Result<Self::Vector>;
+}
+
+/// A tensor whose shape is right: `[rows, cols]` of a matrix, `[rows]` of a vector.
+pub(crate) struct Part {
+    name: String,
+    format: WeightFormat,
+    rows: usize,
+}
+
+/// The tensors under one prefix, on their way to a store.
+pub(crate) struct Weights<'a, S> {
+    store: &'a S,
     files: &'a ModelFiles,
     prefix: String,
 }
 
-impl<'a, B: Backend> Weights<'a, B> {
+impl<'a, S: Store> Weights<'a, S> {
     /// All tensors of a model.
-    pub fn new(backend: &'a B, files: &'a ModelFiles) -> Self {
-        Self { backend, files, prefix: String::new() }
+    pub fn new(store: &'a S, files: &'a ModelFiles) -> Self {
+        Self { store, files, prefix: String::new() }
     }
 
     /// The tensors of one layer.
@@ -22,32 +44,90 @@ impl<'a, B: Backend> Weights<'a, B> {
     }
 
     /// Matrices that share their input of `cols` features, stacked: `(name, rows)` each.
-    pub fn matrix(&self, parts: &[(&str, usize)], cols: usize) -> Result<B::Weight> {
-        let mut tensors = Vec::with_capacity(parts.len());
-        for (name, rows) in parts {
-            let tensor = self.files.tensor(&format!("{}{name}", self.prefix))?;
-            tensor.expect_shape(&[*rows, cols])?;
-            tensors.push(tensor);
-        }
-        let views = tensors.iter().map(|tensor| tensor.view()).collect::<Result<Vec<_>>>()?;
-        let weight = self.backend.weight(&views)?;
-        tensors.iter().for_each(|tensor| self.files.release(tensor));
-        Ok(weight)
-    }
-
-    /// A vector of `len` parameters.
-    pub fn vector(&self, name: &str, len: usize) -> Result<B::Tensor> {
-        self.vectors(&[(name, len)])
+    pub fn matrix(&self, parts: &[(&str, usize)], cols: usize) -> Result<S::Matrix> {
+        let part = |(name, rows): &(&str, usize)| self.part(name, *rows, &[*rows, cols]);
+        let parts = parts.iter().map(part).collect::<Result<Vec<_>>>()?;
+        self.store.matrix(self.files, &parts, cols)
     }
 
     /// Vectors, concatenated: `(name, len)` each.
-    pub fn vectors(&self, parts: &[(&str, usize)]) -> Result<B::Tensor> {
+    pub fn vectors(&self, parts: &[(&str, usize)]) -> Result<S::Vector> {
+        let part = |(name, len): &(&str, usize)| {
+            let part = self.part(name, *len, &[*len])?;
+            crate::load::expect_floats(&part.name, part.format)?;
+            Ok(part)
+        };
+        let parts = parts.iter().map(part).collect::<Result<Vec<_>>>()?;
+        self.store.vector(self.files, &parts)
+    }
+
+    /// A vector of `len` parameters.
+    pub fn vector(&self, name: &str, len: usize) -> Result<S::Vector> {
+        self.vectors(&[(name, len)])
+    }
+
+    /// Vectors, concatenated, if the model has them.
+    pub fn biases(&self, has: bool, parts: &[(&str, usize)]) -> Result<Option<S::Vector>> {
+        has.then(|| self.vectors(parts)).transpose()
+    }
+
+    /// `len` ones.
+    pub fn ones(&self, len: usize) -> Result<S::Vector> {
+        self.store.ones(len)
+    }
+
+    fn part(&self, name: &str, rows: usize, shape: &[usize]) -> Result<Part> {
+        let name = format!("{}{name}", self.prefix);
+        let format = self.files.expect(&name, shape)?;
+        Ok(Part { name, format, rows })
+    }
+}
+
+/// Packs parameters on a device, and gives the file's pages back to the operating system one tensor after the other.
+pub(crate) struct Pack<'a, B>(pub &'a B);
+
+impl<B: Backend> Store for Pack<'_, B> {
+    type Matrix = B::Weight;
+    type Vector = B::Tensor;
+
+    fn matrix(&self, files: &ModelFiles, parts: &[Part], _: usize) -> Result<B::Weight> {
+        let tensors = parts.iter().map(|part| files.tensor(&part.name)).collect::<Result<Vec<_>>>()?;
+        let views = tensors.iter().map(|tensor| tensor.view()).collect::<Result<Vec<_>>>()?;
+        let weight = self.0.weight(&views)?;
+        tensors.iter().for_each(|tensor| files.release(tensor));
+        Ok(weight)
+    }
+
+    fn vector(&self, files: &ModelFiles, parts: &[Part]) -> Result<B::Tensor> {
         let mut values = Vec::new();
-        for (name, len) in parts {
-            let tensor = self.files.tensor(&format!("{}{name}", self.prefix))?;
-            tensor.expect_shape(&[*len])?;
-            values.extend(tensor.to_f32()?);
+        for part in parts {
+            values.extend(files.tensor(&part.name)?.to_f32()?);
         }
-        Ok(self.backend.upload(&values, 1, values.len())?)
+        Ok(self.0.upload(&values, 1, values.len())?)
+    }
+
+    fn ones(&self, len: usize) -> Result<B::Tensor> {
+        Ok(self.0.upload(&vec![1.0; len], 1, len)?)
+    }
+}
+
+/// Counts the bytes that matrices take once they are packed, and reads none of them.
+pub(crate) struct Count<'a, B>(pub &'a B);
+
+impl<B: Backend> Store for Count<'_, B> {
+    type Matrix = usize;
+    type Vector = ();
+
+    fn matrix(&self, _: &ModelFiles, parts: &[Part], cols: usize) -> Result<usize> {
+        let parts: Vec<(WeightFormat, usize)> = parts.iter().map(|part| (part.format, part.rows)).collect();
+        Ok(self.0.packed_bytes(&parts, cols))
+    }
+
+    fn vector(&self, _: &ModelFiles, _: &[Part]) -> Result<()> {
+        Ok(())
+    }
+
+    fn ones(&self, _: usize) -> Result<()> {
+        Ok(())
     }
 }

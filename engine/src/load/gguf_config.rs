@@ -1,7 +1,7 @@
 //! The configuration from GGUF metadata, and the row order of `llama` files.
 
 use super::{
-    config::{ModelConfig, RopeScaling, unknown_architecture, unsupported},
+    config::{MlpKind, ModelConfig, Norm, Positions, RopeScaling, unknown_architecture, unsupported},
     gguf::{Gguf, TensorInfo},
 };
 use crate::{
@@ -14,9 +14,9 @@ use std::borrow::Cow;
 /// Reads the configuration of a GGUF model.
 pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
     let name = gguf.str("general.architecture")?.ok_or_else(|| gguf.missing("general.architecture"))?;
-    let known = ARCHITECTURES.into_iter().find(|known| known.gguf == name);
-    let architecture =
-        known.ok_or_else(|| unknown_architecture(gguf.path(), name, ARCHITECTURES.iter().map(|known| known.gguf)))?;
+    let known = ARCHITECTURES.into_iter().find(|known| known.gguf == Some(name));
+    let names = ARCHITECTURES.iter().filter_map(|known| known.gguf);
+    let architecture = known.ok_or_else(|| unknown_architecture(gguf.path(), name, names))?;
     let key = |field: &str| format!("{name}.{field}");
     let hidden_size = gguf.required_usize(&key("embedding_length"))?;
     let num_heads = gguf.required_usize(&key("attention.head_count"))?;
@@ -47,6 +47,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
     let config = ModelConfig {
         architecture: architecture.class.to_owned(),
         hidden_size,
+        embedding_size: hidden_size,
         intermediate_size: gguf.required_usize(&key("feed_forward_length"))?,
         num_layers: gguf.required_usize(&key("block_count"))?,
         num_heads,
@@ -54,9 +55,15 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
         head_dim,
         vocab_size: embedding.shape[0],
         max_position_embeddings,
-        rms_norm_eps: gguf.f64(&eps_key)?.ok_or_else(|| gguf.missing(&eps_key))? as f32,
+        positions: Positions::Rotary,
+        norm: Norm::Rms,
+        norm_eps: gguf.f64(&eps_key)?.ok_or_else(|| gguf.missing(&eps_key))? as f32,
         rope_theta,
         rope_scaling: rope_scaling(gguf, name, head_dim, rope_theta)?,
+        post_norm: false,
+        final_norm: true,
+        mlp: MlpKind::Gated,
+        mlp_bias: gguf.tensors().contains_key("blk.0.ffn_up.bias"),
         tie_word_embeddings: !gguf.tensors().contains_key("output.weight"),
         attention_bias: gguf.tensors().contains_key("blk.0.attn_q.bias"),
         attention_output_bias: gguf.tensors().contains_key("blk.0.attn_output.bias"),

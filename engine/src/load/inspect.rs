@@ -252,7 +252,7 @@ impl ModelCard {
             let need = CpuBackend::new(CpuOptions { threads: 1, dtype, level: None }).map_err(Error::from);
             let need = need.and_then(|backend| {
                 let kv_per_token = backend.kv_page_bytes(files.config().kv_layout(1)) / PAGE_SIZE;
-                Ok(MemoryNeed { dtype, weights: memory::estimate_weights(files, dtype)?, kv_per_token })
+                Ok(MemoryNeed { dtype, weights: memory::weight_bytes(&backend, files)?, kv_per_token })
             });
             match need {
                 Ok(need) => self.memory.push(need),

@@ -1,6 +1,7 @@
 //! Model files: a GGUF file or a Hugging Face folder, behind one naming scheme (Hugging Face's).
 
 mod config;
+pub(crate) mod fields;
 pub(crate) mod gguf;
 mod gguf_config;
 pub(crate) mod hash;
@@ -11,7 +12,7 @@ mod safetensors;
 mod shards;
 mod torch_bin;
 
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{MlpKind, ModelConfig, Norm, Positions, RopeScaling};
 pub use inspect::{FormatShare, MemoryNeed, ModelCard, TokenizerCard};
 
 use crate::{Error, Result, models::Rows};
@@ -55,6 +56,34 @@ pub struct Tensor<'a> {
     pub data: Cow<'a, [u8]>,
 }
 
+/// Some of the heads in every group of a fused matrix.
+struct FusedPart {
+    /// First head of each group that is taken.
+    first: usize,
+    /// Heads of each group that are taken.
+    count: usize,
+    /// Heads in a group.
+    group: usize,
+    /// Rows of a head.
+    head_dim: usize,
+    /// Rows that are taken in all.
+    rows: usize,
+    /// Rows of the fused matrix.
+    wanted: usize,
+}
+
+impl FusedPart {
+    /// The bytes of this part, out of all.
+    fn of(&self, data: &[u8]) -> Vec<u8> {
+        if data.is_empty() {
+            return Vec::new();
+        }
+        let head_bytes = data.len() / self.wanted * self.head_dim;
+        let groups = data.chunks_exact(head_bytes * self.group);
+        groups.flat_map(|heads| &heads[self.first * head_bytes..][..self.count * head_bytes]).copied().collect()
+    }
+}
+
 impl ModelFiles {
     /// Opens a `.gguf` file, or a folder with `config.json` and safetensors or `pytorch_model.bin`. Only headers are read.
     ///
@@ -88,7 +117,12 @@ impl ModelFiles {
             if parts.is_empty() {
                 return Err(unknown_tensor(folder, name, &config));
             }
-            places.extend(parts.into_iter().map(|(to, rows)| (to, (name.clone(), rows))));
+            for (to, rows) in parts {
+                if let Some((first, _)) = places.insert(to.clone(), (name.clone(), rows)) {
+                    let reason = format!("the tensors `{first}` and `{name}` are both `{to}`");
+                    return Err(Error::Malformed { path: folder.to_owned(), reason });
+                }
+            }
         }
         Ok((config, Source::Folder(shards, places)))
     }
@@ -139,24 +173,64 @@ impl ModelFiles {
         }
     }
 
+    /// The format of the tensor of this Hugging Face name, if its shape is `wanted`. None of its bytes is read.
+    ///
+    /// # Errors
+    /// As for [`Self::tensor`]; [`Error::TensorShape`].
+    pub(crate) fn expect(&self, hf_name: &str, wanted: &[usize]) -> Result<WeightFormat> {
+        let (shape, format) = self.shape(hf_name)?;
+        if shape == wanted {
+            return Ok(format);
+        }
+        Err(Error::TensorShape { name: hf_name.to_owned(), found: shape, wanted: wanted.to_vec() })
+    }
+
+    /// Shape and format of the tensor of this Hugging Face name. None of its bytes is read.
+    ///
+    /// # Errors
+    /// As for [`Self::tensor`].
+    pub fn shape(&self, hf_name: &str) -> Result<(Vec<usize>, WeightFormat)> {
+        match &self.source {
+            Source::Gguf(gguf, names) => {
+                let info = &gguf.tensors()[names.get(hf_name).ok_or_else(|| self.missing(hf_name))?];
+                Ok((info.shape.clone(), info.format))
+            }
+            Source::Folder(shards, places) => {
+                let (name, rows) = places.get(hf_name).ok_or_else(|| self.missing(hf_name))?;
+                let info = &shards.tensors()[name];
+                let format = self.readable(name, &info.format)?;
+                let mut shape = info.shape.clone();
+                if let Some(part) = self.part_of(*rows) {
+                    if shape.first() != Some(&part.wanted) {
+                        let wanted = std::iter::once(part.wanted).chain(shape.iter().skip(1).copied()).collect();
+                        return Err(Error::TensorShape { name: name.to_owned(), found: shape, wanted });
+                    }
+                    shape[0] = part.rows;
+                }
+                Ok((shape, format))
+            }
+        }
+    }
+
+    fn missing(&self, hf_name: &str) -> Error {
+        Error::MissingTensor { name: hf_name.to_owned(), path: self.path.clone() }
+    }
+
     /// The tensor of this Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
     ///
     /// # Errors
     /// [`Error::MissingTensor`]; [`Error::Unsupported`] for a dtype that is not a [`WeightFormat`].
     pub fn tensor(&self, hf_name: &str) -> Result<Tensor<'_>> {
-        let missing = || Error::MissingTensor { name: hf_name.to_owned(), path: self.path.clone() };
-        let (shape, format, data) = match &self.source {
+        let (shape, format) = self.shape(hf_name)?;
+        let data = match &self.source {
             Source::Gguf(gguf, names) => {
-                let name = names.get(hf_name).ok_or_else(missing)?;
-                let info = &gguf.tensors()[name];
-                (info.shape.clone(), info.format, gguf_config::hf_bytes(gguf, &self.config, name, info))
+                let name = &names[hf_name];
+                gguf_config::hf_bytes(gguf, &self.config, name, &gguf.tensors()[name])
             }
             Source::Folder(shards, places) => {
-                let (name, rows) = places.get(hf_name).ok_or_else(missing)?;
-                let info = &shards.tensors()[name];
-                let format = self.readable(name, &info.format)?;
-                let (shape, data) = self.rows_of(name, &info.shape, shards.bytes(info), *rows)?;
-                (shape, format, data)
+                let (name, rows) = &places[hf_name];
+                let data = shards.bytes(&shards.tensors()[name]);
+                self.part_of(*rows).map_or(Cow::Borrowed(data), |part| Cow::Owned(part.of(data)))
             }
         };
         Ok(Tensor { name: hf_name.to_owned(), shape, format, data })
@@ -206,35 +280,19 @@ impl ModelFiles {
         })
     }
 
-    /// `rows` of the tensor `name`: its shape and bytes.
-    fn rows_of<'a>(
-        &self,
-        name: &str,
-        shape: &[usize],
-        data: &'a [u8],
-        rows: Rows,
-    ) -> Result<(Vec<usize>, Cow<'a, [u8]>)> {
+    /// Which part of a fused matrix `rows` are; `None`: all of any matrix.
+    fn part_of(&self, rows: Rows) -> Option<FusedPart> {
         let Heads { num_heads, num_kv_heads, head_dim } = self.config.heads();
         let group = num_heads / num_kv_heads;
-        // (first, count) of the heads taken out of each group.
         let (first, count) = match rows {
-            Rows::All => return Ok((shape.to_vec(), Cow::Borrowed(data))),
+            Rows::All => return None,
             Rows::Query => (0, group),
             Rows::Key => (group, 1),
             Rows::Value => (group + 1, 1),
         };
         let wanted = num_kv_heads * (group + 2) * head_dim;
-        if shape.first() != Some(&wanted) {
-            let wanted = std::iter::once(wanted).chain(shape.iter().skip(1).copied()).collect();
-            return Err(Error::TensorShape { name: name.to_owned(), found: shape.to_vec(), wanted });
-        }
-        let head_bytes = data.len() / wanted * head_dim;
-        let groups = data.chunks_exact(head_bytes * (group + 2));
-        let taken: Vec<u8> =
-            groups.flat_map(|heads| &heads[first * head_bytes..][..count * head_bytes]).copied().collect();
-        let mut shape = shape.to_vec();
-        shape[0] = num_kv_heads * count * head_dim;
-        Ok((shape, Cow::Owned(taken)))
+        let rows = num_kv_heads * count * head_dim;
+        Some(FusedPart { first, count, group: group + 2, head_dim, rows, wanted })
     }
 
     /// Tells the operating system that the bytes of `tensor` will not be read soon: mapped pages count as memory in
@@ -295,28 +353,25 @@ impl Tensor<'_> {
     /// # Errors
     /// [`Error::Unsupported`] for a quantised format.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
+        expect_floats(&self.name, self.format)?;
         let pairs = || self.data.as_chunks::<2>().0.iter();
         match self.format {
             WeightFormat::F32 => Ok(self.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
             WeightFormat::F16 => Ok(pairs().map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
-            WeightFormat::Bf16 => Ok(pairs().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
-            other => Err(Error::Unsupported {
-                what: format!("tensor `{}` in the quantised format {}", self.name, other.name()),
-                hint: "norms and biases must be F32, F16 or BF16".into(),
-            }),
+            _ => Ok(pairs().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
         }
     }
+}
 
-    /// Checks the shape.
-    ///
-    /// # Errors
-    /// [`Error::TensorShape`].
-    pub fn expect_shape(&self, wanted: &[usize]) -> Result<()> {
-        if self.shape == wanted {
-            return Ok(());
-        }
-        Err(Error::TensorShape { name: self.name.clone(), found: self.shape.clone(), wanted: wanted.to_vec() })
+/// Refuses a quantised format where single values are read.
+pub(crate) fn expect_floats(name: &str, format: WeightFormat) -> Result<()> {
+    if !format.is_quantized() {
+        return Ok(());
     }
+    Err(Error::Unsupported {
+        what: format!("tensor `{name}` in the quantised format {}", format.name()),
+        hint: "norms and biases must be F32, F16 or BF16".into(),
+    })
 }
 
 /// The error for a tensor that would otherwise be silently left out of the computation.

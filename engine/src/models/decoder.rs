@@ -1,28 +1,98 @@
-//! The decoder that all architectures share: pre-norm layers of attention and a gated MLP around a residual stream.
+//! The decoder that all architectures share: layers of attention and an MLP around a residual stream. What a layer consists
+//! of, and where its norms stand, is data in [`ModelConfig`].
 
 use crate::{
-    ModelConfig, ModelFiles, Result,
-    layers::{Attention, AttentionSpace, Mlp, Weights, rotary_frequencies},
+    ModelConfig, ModelFiles, Positions, Result,
+    batch::ForwardBatch,
+    layers::{Attention, AttentionSpace, Mlp, MlpSpace, Norm, Pack, Rotary, Store, Weights},
 };
-use oc_kernels::{Backend, Heads, PagedBatch, RotarySegment, Sampled, Sampling, TokenLogProb};
+use oc_kernels::{Backend, Epilogue, Heads, Sampled, Sampling, TokenLogProb};
 
-/// A decoder's weights on a device.
-pub(crate) struct Decoder<B: Backend> {
-    embedding: B::Weight,
-    layers: Vec<Layer<B>>,
-    norm: B::Tensor,
-    /// `None`: tied to the embedding.
-    head: Option<B::Weight>,
-    rotary: B::Tensor,
-    heads: Heads,
-    eps: f32,
+/// The parameters of a decoder: matrices kept as `M`, vectors as `V`.
+pub(crate) struct Parameters<M, V> {
+    /// `[vocab_size, embedding_size]`
+    embedding: M,
+    /// Learned positions. `[offset + max_position_embeddings, hidden_size]`
+    positions: Option<M>,
+    /// `[hidden_size, embedding_size]`
+    project_in: Option<M>,
+    layers: Vec<Layer<M, V>>,
+    norm: Option<Norm<V>>,
+    /// `[embedding_size, hidden_size]`
+    project_out: Option<M>,
+    /// `None`: tied to the embedding. `[vocab_size, embedding_size]`
+    head: Option<M>,
 }
 
-struct Layer<B: Backend> {
-    attention_norm: B::Tensor,
-    attention: Attention<B>,
-    mlp_norm: B::Tensor,
-    mlp: Mlp<B>,
+struct Layer<M, V> {
+    attention_norm: Norm<V>,
+    attention: Attention<M, V>,
+    mlp_norm: Norm<V>,
+    mlp: Mlp<M, V>,
+}
+
+impl<M, V> Parameters<M, V> {
+    /// Reads all that the configuration of `files` asks for into `store`. `on_progress(done, total)` counts layers.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`](crate::Error::MissingTensor), [`Error::TensorShape`](crate::Error::TensorShape) or
+    /// [`Error::Unsupported`](crate::Error::Unsupported), naming the tensor; what the store refuses.
+    pub fn load<S: Store<Matrix = M, Vector = V>>(
+        store: &S,
+        files: &ModelFiles,
+        on_progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let config = files.config();
+        let weights = Weights::new(store, files);
+        let (vocab, hidden, narrow) = (config.vocab_size, config.hidden_size, config.embedding_size);
+        let matrix = |has: bool, name, rows, cols| has.then(|| weights.matrix(&[(name, rows)], cols)).transpose();
+        let is_projected = narrow != hidden;
+        let embedding = weights.matrix(&[("model.embed_tokens.weight", vocab)], narrow)?;
+        let positions = match config.positions {
+            Positions::Rotary => None,
+            Positions::Learned { offset } => {
+                let rows = offset + config.max_position_embeddings;
+                Some(weights.matrix(&[("model.embed_positions.weight", rows)], hidden)?)
+            }
+        };
+        let project_in = matrix(is_projected, "model.project_in.weight", hidden, narrow)?;
+        let layers = (0..config.num_layers).map(|index| {
+            let weights = weights.layer(index);
+            let layer = Layer {
+                attention_norm: Norm::load(&weights, config, "input_layernorm")?,
+                attention: Attention::load(&weights, config)?,
+                mlp_norm: Norm::load(&weights, config, "post_attention_layernorm")?,
+                mlp: Mlp::load(&weights, config)?,
+            };
+            on_progress(index + 1, config.num_layers);
+            Ok(layer)
+        });
+        Ok(Self {
+            embedding,
+            positions,
+            project_in,
+            layers: layers.collect::<Result<_>>()?,
+            norm: config.final_norm.then(|| Norm::load(&weights, config, "model.norm")).transpose()?,
+            project_out: matrix(is_projected, "model.project_out.weight", narrow, hidden)?,
+            head: matrix(!config.tie_word_embeddings, "lm_head.weight", vocab, narrow)?,
+        })
+    }
+
+    /// All matrices.
+    pub fn matrices(&self) -> impl Iterator<Item = &M> {
+        let layers = self.layers.iter().flat_map(|l| l.attention.matrices().into_iter().chain(l.mlp.matrices()));
+        let ends = [&self.positions, &self.project_in, &self.project_out, &self.head].into_iter().flatten();
+        layers.chain([&self.embedding]).chain(ends)
+    }
+}
+
+/// A decoder on a device.
+pub(crate) struct Decoder<B: Backend> {
+    parameters: Parameters<B::Weight, B::Tensor>,
+    rotary: Rotary<B::Tensor>,
+    heads: Heads,
+    positions: Positions,
+    post_norm: bool,
 }
 
 /// Activations of one step, allocated once. `T` is the token budget.
@@ -35,10 +105,9 @@ pub(crate) struct Workspace<B: Backend> {
     qkv: B::Tensor,
     /// `[T, q_cols]`
     attended: B::Tensor,
-    /// `[T, 2 * intermediate_size]`
-    gate_up: B::Tensor,
-    /// `[T, intermediate_size]`
-    gated: B::Tensor,
+    mlp: MlpSpace<B::Tensor>,
+    /// Where embeddings are projected. `[T, embedding_size]`
+    embedded: Option<B::Tensor>,
     /// Rows of `hidden` that somebody asked for. `[T, hidden_size]`
     gathered: B::Tensor,
     /// The same of `attended`. `[T, q_cols]`
@@ -52,30 +121,27 @@ impl<B: Backend> Workspace<B> {
     /// Room for `capacity` rows.
     pub fn new(backend: &B, config: &ModelConfig, capacity: usize) -> Result<Self> {
         let heads = config.heads();
+        let is_projected = config.embedding_size != config.hidden_size;
         Ok(Self {
             hidden: backend.tensor(capacity, config.hidden_size)?,
             normed: backend.tensor(capacity, config.hidden_size)?,
             qkv: backend.tensor(capacity, heads.qkv_cols())?,
             attended: backend.tensor(capacity, heads.q_cols())?,
-            gate_up: backend.tensor(capacity, 2 * config.intermediate_size)?,
-            gated: backend.tensor(capacity, config.intermediate_size)?,
+            mlp: MlpSpace::new(backend, config, capacity)?,
+            embedded: is_projected.then(|| backend.tensor(capacity, config.embedding_size)).transpose()?,
             gathered: backend.tensor(capacity, config.hidden_size)?,
             gathered_attended: backend.tensor(capacity, heads.q_cols())?,
             wanted: Vec::new(),
             capacity,
         })
     }
-}
 
-impl<B: Backend> Workspace<B> {
     fn set_rows(&mut self, backend: &B, rows: usize) -> Result<()> {
-        let hidden = [&mut self.hidden, &mut self.normed];
-        let attention = [&mut self.qkv, &mut self.attended];
-        let mlp = [&mut self.gate_up, &mut self.gated];
-        for tensor in hidden.into_iter().chain(attention).chain(mlp) {
+        let tensors = [&mut self.hidden, &mut self.normed, &mut self.qkv, &mut self.attended];
+        for tensor in tensors.into_iter().chain(&mut self.embedded) {
             backend.set_rows(tensor, rows)?;
         }
-        Ok(())
+        self.mlp.set_rows(backend, rows)
     }
 
     /// Goes on with these rows of `hidden` and `attended` only.
@@ -86,16 +152,20 @@ impl<B: Backend> Workspace<B> {
         backend.gather_rows(&self.attended, rows, &mut self.gathered_attended)?;
         std::mem::swap(&mut self.hidden, &mut self.gathered);
         std::mem::swap(&mut self.attended, &mut self.gathered_attended);
-        for tensor in [&mut self.normed, &mut self.gate_up, &mut self.gated] {
-            backend.set_rows(tensor, rows.len())?;
-        }
+        backend.set_rows(&mut self.normed, rows.len())?;
+        self.mlp.set_rows(backend, rows.len())
+    }
+
+    /// Normalises the residual stream itself.
+    fn renorm(&mut self, backend: &B, norm: &Norm<B::Tensor>) -> Result<()> {
+        norm.forward(backend, &self.hidden, &mut self.normed)?;
+        std::mem::swap(&mut self.hidden, &mut self.normed);
         Ok(())
     }
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Packs the weights of `files` for contexts of up to `max_seq_len` tokens, and gives the file's pages back to the
-    /// operating system one matrix after the other. `on_progress(done, total)` counts layers.
+    /// Packs the weights of `files` for contexts of up to `max_seq_len` tokens. `on_progress(done, total)` counts layers.
     pub fn load(
         backend: &B,
         files: &ModelFiles,
@@ -103,64 +173,79 @@ impl<B: Backend> Decoder<B> {
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let config = files.config();
-        let weights = Weights::new(backend, files);
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = weights.matrix(&[("model.embed_tokens.weight", vocab)], hidden)?;
-        let layers = (0..config.num_layers).map(|index| {
-            let weights = weights.layer(index);
-            let layer = Layer {
-                attention_norm: weights.vector("input_layernorm.weight", hidden)?,
-                attention: Attention::load(&weights, config)?,
-                mlp_norm: weights.vector("post_attention_layernorm.weight", hidden)?,
-                mlp: Mlp::load(&weights, config)?,
-            };
-            on_progress(index + 1, config.num_layers);
-            Ok(layer)
-        });
-        let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm = weights.vector("model.norm.weight", hidden)?;
-        let head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(weights.matrix(&[("lm_head.weight", vocab)], hidden)?),
-        };
-        let inv_freq = rotary_frequencies(config);
-        let positions = 0..max_seq_len as u32;
-        let rotary = backend.rotary_table(&[RotarySegment { inv_freq: &inv_freq, factor: 1.0, positions }])?;
-        Ok(Self { embedding, layers, norm, head, rotary, heads: config.heads(), eps: config.rms_norm_eps })
+        Ok(Self {
+            parameters: Parameters::load(&Pack(backend), files, on_progress)?,
+            rotary: Rotary::new(backend, config, max_seq_len)?,
+            heads: config.heads(),
+            positions: config.positions,
+            post_norm: config.post_norm,
+        })
     }
 
     /// Bytes of all matrices in the layout that is computed with.
     pub fn weight_bytes(&self, backend: &B) -> usize {
-        let layers = self.layers.iter().flat_map(|l| l.attention.weights().into_iter().chain(l.mlp.weights()));
-        layers.chain([&self.embedding]).chain(&self.head).map(|weight| backend.weight_bytes(weight)).sum()
+        self.parameters.matrices().map(|weight| backend.weight_bytes(weight)).sum()
     }
 
     /// Runs all layers over a batch; the residual stream of the `wanted` rows (ascending) stays in `space`. Of the others
-    /// the last layer only stores keys and values. `ids: [batch.num_tokens()]`
+    /// the last layer only stores keys and values.
     pub fn forward(
         &self,
         backend: &B,
-        ids: &[u32],
-        batch: &PagedBatch,
+        batch: &ForwardBatch,
         wanted: Vec<u32>,
         kv: &mut B::KvCache,
         space: &mut Workspace<B>,
     ) -> Result<()> {
-        let batch = &backend.batch(batch, self.heads, kv)?;
-        space.set_rows(backend, ids.len())?;
-        backend.embedding(&self.embedding, ids, &mut space.hidden)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            backend.rms_norm(&space.hidden, &layer.attention_norm, self.eps, &mut space.normed)?;
+        let turn = self.rotary.turn(backend, batch)?;
+        let device_batch = &backend.batch(&turn.batch, self.heads, kv)?;
+        space.set_rows(backend, batch.ids.len())?;
+        self.embed(backend, batch, space)?;
+        let layers = &self.parameters.layers;
+        for (index, layer) in layers.iter().enumerate() {
+            let read = if self.post_norm {
+                &space.hidden
+            } else {
+                layer.attention_norm.forward(backend, &space.hidden, &mut space.normed)?;
+                &space.normed
+            };
             let attention_space = AttentionSpace { qkv: &mut space.qkv, attended: &mut space.attended };
-            layer.attention.attend(backend, &space.normed, &self.rotary, batch, index, kv, attention_space)?;
-            if index + 1 == self.layers.len() && wanted.len() < ids.len() {
+            layer.attention.attend(backend, read, turn.table(), device_batch, index, kv, attention_space)?;
+            if index + 1 == layers.len() && wanted.len() < batch.ids.len() {
                 space.keep_rows(backend, &wanted)?;
             }
             layer.attention.project(backend, &space.attended, &mut space.hidden)?;
-            backend.rms_norm(&space.hidden, &layer.mlp_norm, self.eps, &mut space.normed)?;
-            layer.mlp.forward(backend, &space.normed, &mut space.gate_up, &mut space.gated, &mut space.hidden)?;
+            if self.post_norm {
+                space.renorm(backend, &layer.attention_norm)?;
+                layer.mlp.widen(backend, &space.hidden, &mut space.mlp)?;
+                layer.mlp.project(backend, &space.mlp, &mut space.hidden)?;
+                space.renorm(backend, &layer.mlp_norm)?;
+            } else {
+                layer.mlp_norm.forward(backend, &space.hidden, &mut space.normed)?;
+                layer.mlp.widen(backend, &space.normed, &mut space.mlp)?;
+                layer.mlp.project(backend, &space.mlp, &mut space.hidden)?;
+            }
         }
         space.wanted = wanted;
+        Ok(())
+    }
+
+    /// The residual stream at its beginning: tokens, and their positions where these are learned.
+    fn embed(&self, backend: &B, batch: &ForwardBatch, space: &mut Workspace<B>) -> Result<()> {
+        let Parameters { embedding, positions, project_in, .. } = &self.parameters;
+        let Workspace { hidden, normed, embedded, .. } = space;
+        match (project_in, embedded) {
+            (Some(project_in), Some(embedded)) => {
+                backend.embedding(embedding, &batch.ids, embedded)?;
+                backend.linear(embedded, project_in, None, Epilogue::Store, hidden)?;
+            }
+            _ => backend.embedding(embedding, &batch.ids, hidden)?,
+        }
+        if let (Positions::Learned { offset }, Some(positions)) = (self.positions, positions) {
+            let rows: Vec<u32> = batch.paged.positions.iter().map(|position| position + offset as u32).collect();
+            backend.embedding(positions, &rows, normed)?;
+            backend.add(normed, hidden)?;
+        }
         Ok(())
     }
 
@@ -196,7 +281,7 @@ impl<B: Backend> Decoder<B> {
         Ok(out)
     }
 
-    /// The normalised hidden states that the head reads, of the rows asked for only.
+    /// What the head reads, of the rows asked for only.
     fn last_hidden<'a>(
         &'a self,
         backend: &B,
@@ -205,11 +290,21 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<(&'a B::Tensor, &'a B::Weight)> {
         let place = |row: &u32| space.wanted.binary_search(row).expect("a row asked for is among those wanted") as u32;
         let places: Vec<u32> = rows.iter().map(place).collect();
-        let (gathered, normed) = (&mut space.gathered, &mut space.normed);
+        let Parameters { norm, project_out, head, embedding, .. } = &self.parameters;
+        let Workspace { hidden, normed, gathered, embedded, .. } = space;
         backend.set_rows(gathered, rows.len())?;
-        backend.set_rows(normed, rows.len())?;
-        backend.gather_rows(&space.hidden, &places, gathered)?;
-        backend.rms_norm(gathered, &self.norm, self.eps, normed)?;
-        Ok((normed, self.head.as_ref().unwrap_or(&self.embedding)))
+        backend.gather_rows(hidden, &places, gathered)?;
+        let mut last = &*gathered;
+        if let Some(norm) = norm {
+            backend.set_rows(normed, rows.len())?;
+            norm.forward(backend, last, normed)?;
+            last = normed;
+        }
+        if let (Some(project_out), Some(embedded)) = (project_out, embedded) {
+            backend.set_rows(embedded, rows.len())?;
+            backend.linear(last, project_out, None, Epilogue::Store, embedded)?;
+            last = embedded;
+        }
+        Ok((last, head.as_ref().unwrap_or(embedding)))
     }
 }

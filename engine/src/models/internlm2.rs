@@ -1,13 +1,15 @@
 //! InternLM2 and 2.5 (arXiv 2403.17297): LLaMA with other tensor names and one matrix for queries, keys and values.
 
-use super::{Architecture, Biases, Rows};
+use super::{Architecture, Biases, Rows, llama};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     class: "InternLM2ForCausalLM",
     model_type: "internlm2",
-    gguf: "internlm2",
+    gguf: Some("internlm2"),
+    config: llama::config,
     biases: Biases::Field { name: "bias", default: true },
     gguf_interleaves_heads: true,
+    prefixes: &[],
     tensors: &[
         ("model.tok_embeddings.weight", "model.embed_tokens.weight", Rows::All),
         ("output.weight", "lm_head.weight", Rows::All),

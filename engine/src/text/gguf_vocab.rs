@@ -61,7 +61,7 @@ fn split_digits() -> Result<PreTokenizerWrapper, tokenizers::Error> {
 }
 
 /// Bytes spelt as characters; with `use_regex` after GPT-2's splitting pattern.
-fn bytes(use_regex: bool) -> ByteLevel {
+pub(super) fn bytes(use_regex: bool) -> ByteLevel {
     ByteLevel::new(false, true, use_regex)
 }
 
@@ -79,22 +79,8 @@ pub(super) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
             return Err(gguf.malformed(format!("tokens {first} and {id} are both {token:?}")));
         }
     }
-    let mut pairs = Vec::with_capacity(merges.len());
-    for (i, merge) in merges.iter().enumerate() {
-        let pair = merge.split_once(' ').filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.contains(' '));
-        let Some((left, right)) = pair else {
-            return Err(gguf.malformed(format!("merge {i} is {merge:?}, but must be two tokens with a space between")));
-        };
-        for token in [left, right, &format!("{left}{right}")] {
-            if !ids.contains_key(token) {
-                return Err(gguf.malformed(format!("merge {i}, {merge:?}, needs the token {token:?}, which is absent")));
-            }
-        }
-        pairs.push((left.to_owned(), right.to_owned()));
-    }
     let refused = |e: tokenizers::Error| gguf.malformed(format!("tokenizer: {e}"));
-    let model =
-        BPE::builder().vocab_and_merges(ids, pairs).ignore_merges(rules.ignore_merges).build().map_err(refused)?;
+    let model = model(ids, merges, rules.ignore_merges).map_err(|reason| gguf.malformed(reason))?;
     let mut tokenizer = Tokenizer::new(model);
     if rules.nfc {
         tokenizer.with_normalizer(Some(NormalizerWrapper::NFC(NFC)));
@@ -108,6 +94,32 @@ pub(super) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
     let eos = if eos { Some(special(gguf, "eos", &tokens)?.ok_or_else(|| no_special(gguf, "eos"))?) } else { None };
     surround(&mut tokenizer, bos, eos).map_err(|reason| gguf.malformed(reason))?;
     Ok(tokenizer)
+}
+
+/// Byte-pair merges over a vocabulary, each two tokens with a space between.
+///
+/// # Errors
+/// What is wrong with which merge.
+pub(super) fn model<'a>(
+    ids: Vocab,
+    merges: impl IntoIterator<Item = &'a str>,
+    ignore_merges: bool,
+) -> Result<BPE, String> {
+    let mut pairs = Vec::new();
+    for (i, merge) in merges.into_iter().enumerate() {
+        let pair = merge.split_once(' ').filter(|(a, b)| !a.is_empty() && !b.is_empty() && !b.contains(' '));
+        let Some((left, right)) = pair else {
+            return Err(format!("merge {i} is {merge:?}, but must be two tokens with a space between"));
+        };
+        for token in [left, right, &format!("{left}{right}")] {
+            if !ids.contains_key(token) {
+                return Err(format!("merge {i}, {merge:?}, needs the token {token:?}, which is absent"));
+            }
+        }
+        pairs.push((left.to_owned(), right.to_owned()));
+    }
+    let bpe = BPE::builder().vocab_and_merges(ids, pairs).ignore_merges(ignore_merges).build();
+    bpe.map_err(|e| format!("tokenizer: {e}"))
 }
 
 /// The token that the metadata names as `bos`, `eos`, `unknown` or `padding`.

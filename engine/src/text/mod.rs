@@ -2,6 +2,7 @@
 
 mod chat_template;
 mod gguf_vocab;
+mod gpt2_files;
 mod sentencepiece;
 mod special_tokens;
 mod tokenizer;

@@ -1,6 +1,6 @@
-//! A tokenizer from `tokenizer.json`, `tokenizer.model` or the vocabulary of a GGUF file.
+//! A tokenizer from `tokenizer.json`, `tokenizer.model`, GPT-2's `vocab.json` or the vocabulary of a GGUF file.
 
-use super::{gguf_vocab, sentencepiece::SentencePiece, tokenizer_config::TokenizerConfig};
+use super::{gguf_vocab, gpt2_files, sentencepiece::SentencePiece, tokenizer_config::TokenizerConfig};
 use crate::{
     Error, Result,
     load::{ModelFiles, gguf, hash::hash, read_text},
@@ -18,15 +18,15 @@ pub struct Tokenizer {
 }
 
 enum Inner {
-    /// `tokenizer.json`, and byte-level BPE of GGUF files.
+    /// `tokenizer.json`, and byte-level BPE of GPT-2's and GGUF files.
     Json(Box<tokenizers::Tokenizer>),
     /// `tokenizer.model`, and its kin in GGUF files.
     SentencePiece(Box<SentencePiece>),
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, a `tokenizer.model`, a folder that holds one of them (the first, if both), or the
-    /// vocabulary of a `.gguf` file.
+    /// Reads a `tokenizer.json`, a `tokenizer.model`, a folder that holds one of them (the first, if both) or GPT-2's
+    /// `vocab.json`, `merges.txt` and `tokenizer_config.json`, or the vocabulary of a `.gguf` file.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], or [`Error::Unsupported`] for a kind of tokenizer this engine does not know.
@@ -45,12 +45,10 @@ impl Tokenizer {
         if model.is_file() {
             return Ok(Self::sentencepiece(SentencePiece::open(&model)?));
         }
-        let reason = if path.join("vocab.json").is_file() {
-            "the folder has neither tokenizer.json nor tokenizer.model, only vocab.json\n\nhint: transformers writes one \
-             with AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        } else {
-            "the folder has neither tokenizer.json nor tokenizer.model\n\nhint: name another folder with --tokenizer-path"
-        };
+        if path.join("vocab.json").is_file() {
+            return Self::new(gpt2_files::tokenizer(path)?);
+        }
+        let reason = "the folder has neither tokenizer.json nor tokenizer.model\n\nhint: name another folder with --tokenizer-path";
         Err(Error::Malformed { path: path.to_owned(), reason: reason.into() })
     }
 

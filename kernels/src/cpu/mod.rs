@@ -1,6 +1,7 @@
 //! The CPU backend: the embedded default, with run-time SIMD dispatch.
 
 mod activate;
+mod add;
 mod add_rms_norm;
 mod attention;
 mod buffer;
@@ -28,7 +29,7 @@ pub use threads::Threads;
 
 use crate::{
     Activation, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, RotarySegment,
-    Sampled, Sampling, Storage, TokenLogProb, WeightView, backend::check_page_copies,
+    Sampled, Sampling, Storage, TokenLogProb, WeightFormat, WeightView, backend::check_page_copies,
 };
 use linear::PackedWeight;
 
@@ -205,6 +206,10 @@ impl Backend for CpuBackend {
         weight.bytes()
     }
 
+    fn packed_bytes(&self, parts: &[(WeightFormat, usize)], cols: usize) -> usize {
+        linear::packed_bytes(parts, cols, self.dtype, self.level)
+    }
+
     fn kv_cache(&self, layout: KvLayout) -> Result<CpuKvCache> {
         CpuKvCache::new(layout, self.dtype)
     }
@@ -226,6 +231,12 @@ impl Backend for CpuBackend {
     fn gather_rows(&self, x: &CpuTensor, rows: &[u32], out: &mut CpuTensor) -> Result<()> {
         expect("gather_rows: output", out.shape(), (rows.len(), x.cols))?;
         gather_rows::gather_rows(x.data(), x.cols, rows, out.data_mut())
+    }
+
+    fn add(&self, x: &CpuTensor, residual: &mut CpuTensor) -> Result<()> {
+        expect("add: residual", residual.shape(), x.shape())?;
+        add::add(&self.threads, x.data(), residual.data_mut());
+        Ok(())
     }
 
     fn rms_norm(&self, x: &CpuTensor, weight: &CpuTensor, eps: f32, out: &mut CpuTensor) -> Result<()> {

@@ -4,6 +4,7 @@
 //! its operation, checks its operands and chooses its shape from (operation, N, K, dtype, architecture) alone.
 
 mod activate;
+mod add;
 mod arch;
 mod attention;
 mod attention_plan;
@@ -32,7 +33,7 @@ pub use self::{batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor, weig
 use self::device::Device;
 use crate::{
     Activation, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, RotarySegment,
-    Sampled, Sampling, Storage, TokenLogProb, WeightView,
+    Sampled, Sampling, Storage, TokenLogProb, WeightFormat, WeightView,
 };
 
 /// The decoder's operations on one device.
@@ -132,6 +133,10 @@ impl Backend for CudaBackend {
         weight.bytes()
     }
 
+    fn packed_bytes(&self, parts: &[(WeightFormat, usize)], cols: usize) -> usize {
+        parts.iter().map(|(_, rows)| weight::bytes(self.storage, *rows, cols)).sum()
+    }
+
     fn kv_cache(&self, layout: KvLayout) -> Result<CudaKvCache> {
         CudaKvCache::new(&self.device, layout, self.storage)
     }
@@ -150,6 +155,10 @@ impl Backend for CudaBackend {
 
     fn gather_rows(&self, x: &CudaTensor, rows: &[u32], out: &mut CudaTensor) -> Result<()> {
         self.launch_gather_rows(x, rows, out)
+    }
+
+    fn add(&self, x: &CudaTensor, residual: &mut CudaTensor) -> Result<()> {
+        self.launch_add(x, residual)
     }
 
     fn rms_norm(&self, x: &CudaTensor, weight: &CudaTensor, eps: f32, out: &mut CudaTensor) -> Result<()> {

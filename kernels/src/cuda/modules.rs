@@ -19,6 +19,7 @@ macro_rules! modules {
 
 modules! {
     ACTIVATE = "activate",
+    ADD = "add",
     ARGMAX = "argmax",
     ATTENTION_128 = "attention_128",
     ATTENTION_16 = "attention_16",

@@ -22,6 +22,11 @@ pub struct CudaWeight {
     gated: bool,
 }
 
+/// Bytes of a matrix in this layout.
+pub(super) fn bytes(storage: Storage, rows: usize, cols: usize) -> usize {
+    rows.saturating_mul(cols.next_multiple_of(ALIGN) * storage.bytes())
+}
+
 impl CudaWeight {
     /// Converts and uploads matrices that share their input, stacked along the rows.
     ///
@@ -66,8 +71,8 @@ impl CudaWeight {
         cols: usize,
         order: impl Iterator<Item = (&'a WeightView<'b>, usize)>,
     ) -> Result<Self> {
-        let row_bytes = cols.next_multiple_of(ALIGN) * storage.bytes();
-        let buffer = DeviceBuffer::new(device, "weights", rows.saturating_mul(row_bytes))?;
+        let row_bytes = bytes(storage, 1, cols);
+        let buffer = DeviceBuffer::new(device, "weights", bytes(storage, rows, cols))?;
         let (mut staged, mut done) = (Vec::new(), 0);
         for (part, row) in order {
             // The fields of a view are public: check again what is read.

@@ -2,6 +2,7 @@
 //! row of the registry [`crate::ops`].
 
 pub mod activate;
+pub mod add;
 pub mod add_rms_norm;
 pub mod attention;
 pub mod copy_pages;

@@ -35,7 +35,7 @@ use self::pack::Layout;
 use self::scheme::PANEL;
 use self::store::Store;
 use super::{SimdLevel, Threads};
-use crate::{Dtype, Error, Result, WeightView};
+use crate::{Dtype, Error, Result, WeightFormat, WeightView};
 
 /// One part of a packed weight: rows of one format.
 struct Segment {
@@ -62,6 +62,15 @@ pub struct PackedWeight {
     /// How activations are converted.
     words: Words,
     segments: Vec<Segment>,
+}
+
+/// Bytes that a weight of these parts, `(format, rows)` each, occupies once it is packed.
+pub fn packed_bytes(parts: &[(WeightFormat, usize)], cols: usize, dtype: Dtype, level: SimdLevel) -> usize {
+    let step = isa::words(level, dtype).step;
+    let bytes = |(format, rows): &(WeightFormat, usize)| {
+        Layout::new(*format, dtype, step).panel_bytes(cols).saturating_mul(rows.div_ceil(PANEL))
+    };
+    parts.iter().map(bytes).sum()
 }
 
 impl PackedWeight {
