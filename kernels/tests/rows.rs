@@ -51,7 +51,7 @@ fn vector(cols: usize, seed: u64) -> Vec<f32> {
 const WEIGHT: u64 = 11;
 const BIAS: u64 = 12;
 
-fn row_ops<B: Backend>() -> [RowOp<B>; 7] {
+fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
     [
         RowOp {
             name: "gather_rows",
