@@ -74,7 +74,7 @@ fn converted_models_compute_the_same_bits() {
             engine.fingerprint().chat_template.clone()
         };
         assert_eq!(template(&input), template(&output), "{name}");
-        assert!(template(&output).is_some(), "{name}");
+        assert_eq!(template(&output).is_some(), !name.starts_with("opt"), "{name}");
     }
 }
 
