@@ -1,11 +1,13 @@
 //! The command line as written, with its help. `resolve.rs` turns it into settings.
 
 mod files;
+mod machine;
 
 pub use files::{ConvertArgs, InspectArgs, PullArgs};
+pub use machine::{BenchArgs, BenchWhat, DoctorArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use oc_engine::{Device, Dtype};
+use oc_engine::{Device, Dtype, LoadFormat};
 use oc_eval::HfType;
 use std::path::PathBuf;
 
@@ -129,6 +131,12 @@ pub enum Command {
     /// Fetch a model from the Hugging Face hub: the one command that uses the network
     #[command(after_help = files::PULL_HELP)]
     Pull(PullArgs),
+    /// Say what this machine can compute on, what is missing for more, and what --device auto takes
+    #[command(after_help = machine::DOCTOR_HELP)]
+    Doctor(DoctorArgs),
+    /// Time a whole model: prefill, decode, C-Eval
+    #[command(after_help = machine::BENCH_HELP)]
+    Bench(Box<BenchArgs>),
     /// Time every operation of a backend on the shapes of real models
     BenchKernels(BenchKernelsArgs),
 }
@@ -199,6 +207,24 @@ impl DtypeArg {
     }
 }
 
+/// Where the weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadFormatArg {
+    /// The model's files
+    Auto,
+    /// Random numbers of the shapes in its config.json: for benchmarks
+    Dummy,
+}
+
+impl From<LoadFormatArg> for LoadFormat {
+    fn from(format: LoadFormatArg) -> Self {
+        match format {
+            LoadFormatArg::Auto => Self::Auto,
+            LoadFormatArg::Dummy => Self::Dummy,
+        }
+    }
+}
+
 /// How prompts reach the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HfTypeArg {
@@ -233,6 +259,9 @@ pub struct ModelArgs {
     /// As in OpenCompass: padding_side, truncation_side, trust_remote_code …
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     pub tokenizer_kwargs: Vec<String>,
+    /// Where the weights come from; random ones answer nothing, but as fast as real ones
+    #[arg(long, value_enum, default_value = "auto")]
+    pub load_format: LoadFormatArg,
     /// Where to compute
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceArg,

@@ -60,6 +60,8 @@ fn run(terminal: &Terminal) -> Result<Outcome> {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Convert(args) => commands::convert::run(&args, terminal),
         Command::Pull(args) => commands::pull::run(&args, terminal),
+        Command::Bench(args) => commands::bench::run(&args, terminal),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::BenchKernels(args) => commands::bench_kernels::run(&args),
     }
 }

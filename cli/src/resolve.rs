@@ -313,6 +313,15 @@ pub fn model(
     Ok(Some(Model { path, options, config }))
 }
 
+/// How to load a model that is not among the arguments. `max_seq_len`: prompt and output together.
+///
+/// # Errors
+/// Unknown keys and contradictions.
+pub fn options_of(args: &ModelArgs, max_seq_len: Option<usize>) -> Result<EngineOptions> {
+    let kwargs = kwargs::model(&args.model_kwargs, &mut Vec::new())?;
+    options(args, kwargs.dtype, kwargs.device, max_seq_len)
+}
+
 /// What is written down of the model at `path`.
 fn record(args: &ModelArgs, path: &str, notes: &mut Vec<String>) -> Result<ModelConfig> {
     Ok(ModelConfig {
@@ -354,6 +363,7 @@ fn options(
     };
     let default = EngineOptions::default();
     Ok(EngineOptions {
+        load_format: args.load_format.into(),
         device,
         dtype,
         threads: args.threads,

@@ -1,8 +1,10 @@
 //! The facade: load a model once, then generate and score.
 
 use crate::{
-    ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, MemoryPlan, ModelConfig, ModelFiles, Output,
-    Positions, Request, Result, Stats, Tokenizer,
+    ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, LoadFormat, MemoryPlan, ModelConfig, ModelFiles,
+    Output, Positions, Request, Result, Stats, Tokenizer,
+    cost::WeightCost,
+    device,
     generation::Generation,
     kv_cache::KvPool,
     memory,
@@ -36,6 +38,7 @@ pub struct Engine {
     config: ModelConfig,
     fingerprint: Fingerprint,
     plan: MemoryPlan,
+    weights: WeightCost,
     device_name: String,
     max_seq_len: usize,
     pub(crate) scheduler: Scheduler,
@@ -69,51 +72,76 @@ impl Engine {
         options: EngineOptions,
         mut on_progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
-        let path = path.as_ref();
-        match options.device {
+        let files = match options.load_format {
+            LoadFormat::Auto => ModelFiles::open(path.as_ref())?,
+            LoadFormat::Dummy => ModelFiles::dummy(path.as_ref())?,
+        };
+        Self::from_files(files, options, &mut on_progress)
+    }
+
+    /// As [`load_with_progress`](Self::load_with_progress), from files that are open, or from
+    /// [random weights](ModelFiles::dummy).
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn from_files(
+        files: ModelFiles,
+        options: EngineOptions,
+        on_progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let (device, gpu) = match options.device {
+            Device::Auto => {
+                let (choice, gpu) = device::auto(options.dtype);
+                (choice.device, gpu)
+            }
+            device => (device, None),
+        };
+        match device {
             Device::Auto | Device::Cpu => {
                 let backend = cpu_backend(&options)?;
-                Self::build(backend, path, options, memory::available_memory(), &mut on_progress)
+                Self::build(backend, &files, options, memory::available_memory(), on_progress)
             }
-            Device::Cuda => Self::build_cuda(driver::open(0)?, path, options, &mut on_progress),
-            Device::Emulator => Self::build_cuda(emulator(), path, options, &mut on_progress),
+            Device::Cuda => {
+                let gpu = gpu.map_or_else(|| driver::open(0), Ok)?;
+                Self::build_cuda(gpu, &files, options, on_progress)
+            }
+            Device::Emulator => Self::build_cuda(emulator(), &files, options, on_progress),
         }
     }
 
     /// On a device that runs CUDA kernels.
     fn build_cuda(
         device: Arc<dyn CudaDevice>,
-        path: &Path,
+        files: &ModelFiles,
         options: EngineOptions,
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let available = usize::try_from(device.caps().free_bytes).ok();
         let backend = cuda_backend(device, &options)?;
-        Self::build(backend, path, options, available, on_progress)
+        Self::build(backend, files, options, available, on_progress)
     }
 
     /// Loads a model for `backend`, whose device has `available` bytes of memory.
     fn build<B: Backend + 'static>(
         backend: B,
-        path: &Path,
+        files: &ModelFiles,
         options: EngineOptions,
         available: Option<usize>,
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let files = ModelFiles::open(path)?;
-        let mut plan = plan(&backend, &files, &options, available)?;
+        let mut plan = plan(&backend, files, &options, available)?;
         let mut config = files.config().clone();
         if let Some(ids) = &options.eos_token_ids {
             config.eos_token_ids.clone_from(ids);
         }
         let tokenizer = match &options.tokenizer_path {
             Some(path) => Tokenizer::open(path)?,
-            None => Tokenizer::of_model(&files)?,
+            None => Tokenizer::of_model(files)?,
         };
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
-        let chat_template = ChatTemplate::of_model(&files, options.tokenizer_path.as_deref())?;
+        let chat_template = ChatTemplate::of_model(files, options.tokenizer_path.as_deref())?;
         let info = backend.info();
         let fingerprint = Fingerprint {
             weights: files.fingerprint()?,
@@ -125,9 +153,10 @@ impl Engine {
         };
         files.release_all();
 
-        let max_seq_len = context(&files, &options)?;
+        let weights = WeightCost::new(&backend, files)?;
+        let max_seq_len = context(files, &options)?;
         let token_budget = token_budget(&options);
-        let decoder = Decoder::load(&backend, &files, max_seq_len, on_progress)?;
+        let decoder = Decoder::load(&backend, files, max_seq_len, on_progress)?;
         files.release_all();
         plan.weights = decoder.weight_bytes(&backend);
         let num_pages = plan.num_pages();
@@ -141,6 +170,7 @@ impl Engine {
             config,
             fingerprint,
             plan,
+            weights,
             device_name: info.name,
             max_seq_len,
             scheduler,
@@ -299,9 +329,16 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         self.scheduler.stats()
     }
+
+    /// What one forward pass costs at least: `(new tokens, context)` of each sequence, the new ones included, and the number
+    /// of `outputs`, rows whose logits are wanted.
+    pub fn cost(&self, sequences: &[(usize, usize)], outputs: usize) -> oc_kernels::ops::Cost {
+        let token_bytes = self.plan.kv_cache / self.plan.kv_tokens.max(1);
+        self.weights.step(&self.config, token_bytes, sequences, outputs)
+    }
 }
 
-/// The CPU backend, which is also what `auto` takes as long as there is no other.
+/// The CPU backend: in bf16 where the processor has it, unless something else is asked for.
 fn cpu_backend(options: &EngineOptions) -> Result<CpuBackend> {
     let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
     let dtype = options.dtype.unwrap_or(best);

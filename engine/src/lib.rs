@@ -28,6 +28,8 @@
 
 mod batch;
 mod convert;
+mod cost;
+mod device;
 mod engine;
 mod error;
 mod fingerprint;
@@ -45,6 +47,7 @@ mod sequence;
 mod text;
 
 pub use convert::{ConvertOptions, Converted, convert};
+pub use device::DeviceChoice;
 pub use engine::{Engine, Stream};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
@@ -52,7 +55,7 @@ pub use load::{
     FormatShare, MemoryNeed, MlpKind, ModelCard, ModelConfig, ModelFiles, Norm, Positions, RopeScaling, Tensor,
     TokenizerCard,
 };
-pub use memory::MemoryPlan;
+pub use memory::{MemoryPlan, available_memory};
 pub use request::*;
 pub use scoring::ScoreStream;
 pub use text::{ChatMessage, ChatTemplate, TextStream, Tokenizer};

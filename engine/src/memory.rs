@@ -89,7 +89,7 @@ pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize, storage
 }
 
 /// Memory that can be had without swapping, in bytes; `None` where the system does not say.
-pub(crate) fn available_memory() -> Option<usize> {
+pub fn available_memory() -> Option<usize> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let meminfo = read("/proc/meminfo")?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

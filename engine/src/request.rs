@@ -17,9 +17,21 @@ pub enum Device {
     Emulator,
 }
 
+/// Where the weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// The model's files.
+    #[default]
+    Auto,
+    /// Random numbers, of the shapes in its `config.json`: for benchmarks without a checkpoint.
+    Dummy,
+}
+
 /// How to load and run a model. `Default` is right for most uses.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
+    /// Where the weights come from.
+    pub load_format: LoadFormat,
     /// Where to compute.
     pub device: Device,
     /// What to compute in. `None`: bf16 where the device has it, else f32.
@@ -45,6 +57,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
+            load_format: LoadFormat::Auto,
             device: Device::Auto,
             dtype: None,
             threads: None,

@@ -14,6 +14,7 @@ mod error;
 pub mod ops;
 pub mod reference;
 mod rotary;
+mod self_check;
 mod weight;
 
 pub use backend::{
@@ -21,4 +22,5 @@ pub use backend::{
     Sampled, Sampling, Storage, TokenLogProb,
 };
 pub use error::{Error, Result};
+pub use self_check::self_check;
 pub use weight::{WeightFormat, WeightView};

@@ -43,7 +43,7 @@ impl Fake {
             cc.args(["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so", "-o"]).arg(&target).arg(source);
             let built = cc.output().ok()?;
             assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-            // SAFETY: the double has no initialisers.
+            // SAFETY: the initialisers of the double set its own variables.
             let library = unsafe { Library::new(&target) }.unwrap();
             std::fs::remove_file(target).unwrap();
             Some(library)

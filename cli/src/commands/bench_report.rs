@@ -237,7 +237,8 @@ const REDUCED: &str = "not timed: counts of the kernels on shapes cut to what an
                        bytes of the memory sectors that warps touch, as if there were no cache, and tensor-core instructions: as multiples of\n\
                        the least that the problem needs";
 
-fn peaks_text(peaks: &Peaks) -> String {
+/// The ceilings in one line.
+pub fn peaks_text(peaks: &Peaks) -> String {
     let Peaks { f32_gflops, bf16_gflops, int8_gops, read_gbps, cache_gbps } = peaks;
     if f32_gflops.is_infinite() {
         return format!(

@@ -1,8 +1,10 @@
 //! One file per subcommand.
 
+pub mod bench;
 pub mod bench_kernels;
 mod bench_report;
 pub mod convert;
+pub mod doctor;
 mod engine_model;
 pub mod eval;
 pub mod generate;
@@ -12,7 +14,7 @@ pub mod prompt;
 pub mod pull;
 
 use crate::{diagnostics::Terminal, progress, resolve};
-use oc_engine::Engine;
+use oc_engine::{Device, DeviceChoice, Engine, EngineOptions, LoadFormat, ModelFiles};
 use std::time::Instant;
 
 /// How a command ended that did not fail.
@@ -26,10 +28,43 @@ pub enum Outcome {
 
 /// Loads a model, showing how far it is.
 fn load(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Engine> {
+    let files = match model.options.load_format {
+        LoadFormat::Auto => ModelFiles::open(&model.path)?,
+        LoadFormat::Dummy => {
+            tracing::warn!("{} gets random weights: its answers mean nothing", model.path.display());
+            ModelFiles::dummy(&model.path)?
+        }
+    };
+    let engine = load_files(files, model.options.clone(), terminal)?;
+    let (wanted, trained) = (engine.max_seq_len(), engine.config().max_position_embeddings);
+    if model.options.max_seq_len.is_some() && wanted > trained {
+        let name = model.path.display();
+        tracing::warn!("contexts of up to {wanted} tokens are allowed, but {name} was trained for {trained}");
+    }
+    Ok(engine)
+}
+
+/// The device that `--device auto` means here, said in a log line.
+fn resolve_device(options: &mut EngineOptions) {
+    if options.device == Device::Auto {
+        let choice = DeviceChoice::auto(options.dtype);
+        if choice.is_degraded {
+            tracing::warn!("computing on the processor: {} (`oc-cli doctor` says more)", choice.reason);
+        } else {
+            tracing::debug!("--device auto takes {:?}: {}", choice.device, choice.reason);
+        }
+        options.device = choice.device;
+    }
+}
+
+/// Loads a model from open files, showing how far it is.
+fn load_files(files: ModelFiles, mut options: EngineOptions, terminal: &Terminal) -> oc_engine::Result<Engine> {
     let started = Instant::now();
-    let name = model.path.file_name().unwrap_or(model.path.as_os_str()).display().to_string();
+    let path = files.path();
+    let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
+    resolve_device(&mut options);
     let bar = progress::loading(terminal, &name);
-    let engine = Engine::load_with_progress(&model.path, model.options.clone(), |done, total| {
+    let engine = Engine::from_files(files, options, &mut |done, total| {
         if let Some(bar) = &bar {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -50,9 +85,5 @@ fn load(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Engine
         plan.kv_tokens,
         plan.workspace >> 20
     );
-    let (wanted, trained) = (engine.max_seq_len(), engine.config().max_position_embeddings);
-    if model.options.max_seq_len.is_some() && wanted > trained {
-        tracing::warn!("contexts of up to {wanted} tokens are allowed, but {name} was trained for {trained}");
-    }
     Ok(engine)
 }

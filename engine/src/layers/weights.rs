@@ -10,6 +10,12 @@ pub(crate) trait Store {
     /// A vector of parameters.
     type Vector;
 
+    /// The tensor `name`, if it is there and has this shape.
+    fn part(&self, files: &ModelFiles, name: String, shape: &[usize]) -> Result<Part> {
+        let format = files.expect(&name, shape)?;
+        Ok(Part::new(name, format, shape[0]))
+    }
+
     /// Matrices that share their input of `cols` features, stacked.
     fn matrix(&self, files: &ModelFiles, parts: &[Part], cols: usize) -> Result<Self::Matrix>;
     /// Vectors, concatenated.
@@ -23,6 +29,13 @@ pub(crate) struct Part {
     name: String,
     format: WeightFormat,
     rows: usize,
+}
+
+impl Part {
+    /// `rows`: the first number of its shape.
+    pub fn new(name: String, format: WeightFormat, rows: usize) -> Self {
+        Self { name, format, rows }
+    }
 }
 
 /// The tensors under one prefix, on their way to a store.
@@ -45,7 +58,7 @@ impl<'a, S: Store> Weights<'a, S> {
 
     /// Matrices that share their input of `cols` features, stacked: `(name, rows)` each.
     pub fn matrix(&self, parts: &[(&str, usize)], cols: usize) -> Result<S::Matrix> {
-        let part = |(name, rows): &(&str, usize)| self.part(name, *rows, &[*rows, cols]);
+        let part = |(name, rows): &(&str, usize)| self.part(name, &[*rows, cols]);
         let parts = parts.iter().map(part).collect::<Result<Vec<_>>>()?;
         self.store.matrix(self.files, &parts, cols)
     }
@@ -53,7 +66,7 @@ impl<'a, S: Store> Weights<'a, S> {
     /// Vectors, concatenated: `(name, len)` each.
     pub fn vectors(&self, parts: &[(&str, usize)]) -> Result<S::Vector> {
         let part = |(name, len): &(&str, usize)| {
-            let part = self.part(name, *len, &[*len])?;
+            let part = self.part(name, &[*len])?;
             crate::load::expect_floats(&part.name, part.format)?;
             Ok(part)
         };
@@ -76,10 +89,8 @@ impl<'a, S: Store> Weights<'a, S> {
         self.store.ones(len)
     }
 
-    fn part(&self, name: &str, rows: usize, shape: &[usize]) -> Result<Part> {
-        let name = format!("{}{name}", self.prefix);
-        let format = self.files.expect(&name, shape)?;
-        Ok(Part { name, format, rows })
+    fn part(&self, name: &str, shape: &[usize]) -> Result<Part> {
+        self.store.part(self.files, format!("{}{name}", self.prefix), shape)
     }
 }
 
@@ -121,6 +132,26 @@ impl<B: Backend> Store for Count<'_, B> {
     fn matrix(&self, _: &ModelFiles, parts: &[Part], cols: usize) -> Result<usize> {
         let parts: Vec<(WeightFormat, usize)> = parts.iter().map(|part| (part.format, part.rows)).collect();
         Ok(self.0.packed_bytes(&parts, cols))
+    }
+
+    fn vector(&self, _: &ModelFiles, _: &[Part]) -> Result<()> {
+        Ok(())
+    }
+
+    fn ones(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Counts the numbers in matrices.
+pub(crate) struct Elements;
+
+impl Store for Elements {
+    type Matrix = usize;
+    type Vector = ();
+
+    fn matrix(&self, _: &ModelFiles, parts: &[Part], cols: usize) -> Result<usize> {
+        Ok(parts.iter().map(|part| part.rows).sum::<usize>().saturating_mul(cols))
     }
 
     fn vector(&self, _: &ModelFiles, _: &[Part]) -> Result<()> {

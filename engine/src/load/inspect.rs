@@ -240,6 +240,8 @@ impl ModelCard {
                     }
                 }
             }
+            // A card is of files.
+            Source::Dummy(_) => {}
         }
         self.parameters = shares.values().map(|share| share.parameters).sum();
         self.formats = shares.into_values().collect();

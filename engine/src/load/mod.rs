@@ -1,6 +1,7 @@
 //! Model files: a GGUF file or a Hugging Face folder, behind one naming scheme (Hugging Face's).
 
 mod config;
+mod dummy;
 pub(crate) mod fields;
 pub(crate) mod gguf;
 mod gguf_config;
@@ -41,6 +42,8 @@ enum Source {
     Gguf(Gguf, BTreeMap<String, String>),
     /// The shards, and where each LLaMA tensor lies in them.
     Folder(Shards, BTreeMap<String, (String, Rows)>),
+    /// No file: the shape of each tensor, whose values are made up.
+    Dummy(BTreeMap<String, Vec<usize>>),
 }
 
 /// A tensor as it lies in its file, rows in Hugging Face's order.
@@ -152,17 +155,24 @@ impl ModelFiles {
     pub(crate) fn gguf(&self) -> Option<&Gguf> {
         match &self.source {
             Source::Gguf(gguf, _) => Some(gguf),
-            Source::Folder(..) => None,
+            Source::Folder(..) | Source::Dummy(_) => None,
         }
+    }
+
+    /// Whether the weights are random.
+    pub(crate) fn is_dummy(&self) -> bool {
+        matches!(self.source, Source::Dummy(_))
     }
 
     /// Hugging Face names of all tensors, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
-        let (gguf, folder) = match &self.source {
-            Source::Gguf(_, names) => (Some(names.keys()), None),
-            Source::Folder(_, places) => (None, Some(places.keys())),
+        let (gguf, folder, dummy) = match &self.source {
+            Source::Gguf(_, names) => (Some(names.keys()), None, None),
+            Source::Folder(_, places) => (None, Some(places.keys()), None),
+            Source::Dummy(shapes) => (None, None, Some(shapes.keys())),
         };
-        gguf.into_iter().flatten().chain(folder.into_iter().flatten()).map(String::as_str)
+        let files = gguf.into_iter().flatten().chain(folder.into_iter().flatten());
+        files.chain(dummy.into_iter().flatten()).map(String::as_str)
     }
 
     /// Whether the model has the tensor of this Hugging Face name.
@@ -170,6 +180,7 @@ impl ModelFiles {
         match &self.source {
             Source::Gguf(_, names) => names.contains_key(hf_name),
             Source::Folder(_, places) => places.contains_key(hf_name),
+            Source::Dummy(shapes) => shapes.contains_key(hf_name),
         }
     }
 
@@ -209,6 +220,10 @@ impl ModelFiles {
                 }
                 Ok((shape, format))
             }
+            Source::Dummy(shapes) => {
+                let shape = shapes.get(hf_name).ok_or_else(|| self.missing(hf_name))?;
+                Ok((shape.clone(), WeightFormat::Bf16))
+            }
         }
     }
 
@@ -232,6 +247,7 @@ impl ModelFiles {
                 let data = shards.bytes(&shards.tensors()[name]);
                 self.part_of(*rows).map_or(Cow::Borrowed(data), |part| Cow::Owned(part.of(data)))
             }
+            Source::Dummy(_) => Cow::Owned(dummy::values(hf_name, &shape)),
         };
         Ok(Tensor { name: hf_name.to_owned(), shape, format, data })
     }
@@ -240,6 +256,7 @@ impl ModelFiles {
     pub(crate) fn stored_names(&self) -> Vec<String> {
         match &self.source {
             Source::Gguf(_, names) => names.keys().cloned().collect(),
+            Source::Dummy(shapes) => shapes.keys().cloned().collect(),
             Source::Folder(shards, _) => {
                 shards.tensors().keys().filter(|name| !names::is_derived(name)).cloned().collect()
             }
@@ -258,6 +275,7 @@ impl ModelFiles {
                     .ok_or_else(|| Error::MissingTensor { name: name.to_owned(), path: self.path.clone() })
             }
             Source::Folder(..) => self.stored(name).map(|tensor| (tensor.shape, tensor.format)),
+            Source::Dummy(_) => self.shape(name),
         }
     }
 
@@ -302,6 +320,7 @@ impl ModelFiles {
         match &self.source {
             Source::Gguf(gguf, _) => gguf.map().release(data),
             Source::Folder(shards, _) => shards.maps().iter().for_each(|map| map.release(data)),
+            Source::Dummy(_) => {}
         }
     }
 
@@ -310,6 +329,7 @@ impl ModelFiles {
         match &self.source {
             Source::Gguf(gguf, _) => gguf.map().release(gguf.map()),
             Source::Folder(shards, _) => shards.maps().iter().for_each(|map| map.release(map)),
+            Source::Dummy(_) => {}
         }
     }
 
@@ -320,6 +340,10 @@ impl ModelFiles {
     /// As [`Self::tensor`].
     pub fn fingerprint(&self) -> Result<String> {
         let mut header = format!("{:?}\n", self.config);
+        if self.is_dummy() {
+            // The values follow from the shapes.
+            return Ok(format!("{:032x}", hash::hash(format!("dummy\n{header}").as_bytes())));
+        }
         let mut tensors = Vec::new();
         for name in self.tensor_names() {
             let tensor = self.tensor(name)?;

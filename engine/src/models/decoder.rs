@@ -78,6 +78,17 @@ impl<M, V> Parameters<M, V> {
         })
     }
 
+    /// The matrices that every token is multiplied with.
+    pub fn body(&self) -> impl Iterator<Item = &M> {
+        let layers = self.layers.iter().flat_map(|l| l.attention.matrices().into_iter().chain(l.mlp.matrices()));
+        layers.chain([&self.project_in, &self.project_out].into_iter().flatten())
+    }
+
+    /// The matrix that makes logits.
+    pub fn output(&self) -> &M {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
     /// All matrices.
     pub fn matrices(&self) -> impl Iterator<Item = &M> {
         let layers = self.layers.iter().flat_map(|l| l.attention.matrices().into_iter().chain(l.mlp.matrices()));

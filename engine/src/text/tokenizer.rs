@@ -6,9 +6,13 @@ use crate::{
     load::{ModelFiles, gguf, hash::hash, read_text},
 };
 use std::{path::Path, thread};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// Fewer texts than this per thread are not worth a thread.
 const MIN_TEXTS_PER_THREAD: usize = 8;
+
+/// Files of a folder that a tokenizer is made from.
+const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];
 
 /// Turns text into token ids and back.
 pub struct Tokenizer {
@@ -59,8 +63,24 @@ impl Tokenizer {
     pub(crate) fn of_model(files: &ModelFiles) -> Result<Self> {
         match files.gguf() {
             Some(gguf) => Self::of_gguf(gguf),
+            // A benchmark needs none, and a configuration alone has none.
+            None if files.is_dummy() && !TOKENIZER_FILES.iter().any(|name| files.path().join(name).is_file()) => {
+                Self::of_bytes()
+            }
             None => Self::open(files.path()),
         }
+    }
+
+    /// A token for each byte.
+    fn of_bytes() -> Result<Self> {
+        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let ids = alphabet.into_iter().zip(0..).map(|(c, id)| (c.to_string(), id)).collect();
+        let model = gguf_vocab::model(ids, std::iter::empty::<&str>(), false).map_err(Error::Tokenizer)?;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_pre_tokenizer(Some(gguf_vocab::bytes(false)));
+        inner.with_decoder(Some(gguf_vocab::bytes(false)));
+        Self::new(inner)
     }
 
     /// As [`open`](Self::open), of an open file.

@@ -6,6 +6,7 @@
 mod api;
 mod modules;
 mod staging;
+mod survey;
 
 use std::{
     ffi::{CStr, c_int, c_void},
@@ -15,6 +16,8 @@ use std::{
 };
 
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUgraph, CUgraphExec, CUmemoryPool, CUstream};
+
+pub use self::survey::{Survey, survey};
 
 use self::{
     api::{Api, Library, Status},

@@ -19,6 +19,7 @@ mod layer_norm;
 mod linear;
 mod log_prob;
 pub mod modules;
+pub mod nccl;
 mod peaks;
 mod rms_norm;
 mod rotary;
