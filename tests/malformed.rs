@@ -272,6 +272,58 @@ fn configurations_that_make_no_sense() {
         edit_json(&folder.join("config.json"), |config| config[field] = value);
         refused(&folder, wanted);
     }
+    // Fields that change the computation, and values that do not.
+    let cases: [(&str, &str, Value, bool); 26] = [
+        ("llama", "use_sliding_window", json!(true), false),
+        ("llama", "use_sliding_window", json!(false), true),
+        ("llama", "sliding_window", json!(4096), true),
+        ("llama", "pretraining_tp", json!(2), true),
+        ("llama", "partial_rotary_factor", json!(0.5), false),
+        ("llama", "partial_rotary_factor", json!(1.0), true),
+        ("llama", "logit_scale", json!(0.0625), false),
+        ("llama", "attn_logit_softcapping", json!(50.0), false),
+        ("llama", "final_logit_softcapping", json!(30.0), false),
+        ("llama", "quantization_config", json!({"quant_method": "gptq"}), false),
+        ("llama", "clip_qkv", json!(8), false),
+        ("llama", "no_rope_layers", json!([1, 0]), false),
+        ("llama", "layer_types", json!(["sliding_attention", "full_attention"]), false),
+        ("llama", "layer_types", json!(["full_attention", "full_attention"]), true),
+        ("llama", "bias", json!(true), false),
+        ("qwen2", "use_sliding_window", json!(true), false),
+        ("qwen2", "use_mrope", json!(true), false),
+        ("internlm", "attention_bias", json!(true), false),
+        ("internlm", "rotary", json!({"base": 10000, "type": "yarn"}), false),
+        ("internlm2", "rope_scaling", json!({"type": "longrope", "factor": 2.0}), false),
+        (
+            "internlm2",
+            "rope_scaling",
+            json!({"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 64}),
+            false,
+        ),
+        ("internlm2", "rope_scaling", json!({"type": "linear", "factor": 2.0}), true),
+        ("opt", "activation_function", json!("tanh"), false),
+        ("opt", "activation_function", json!("gelu"), true),
+        ("opt", "is_encoder_decoder", json!(true), false),
+        ("opt", "do_layer_norm_before", json!("yes"), false),
+    ];
+    for (name, field, value, is_fine) in cases {
+        let (_dir, folder) = copy(name);
+        let of_rope = field == "rope_scaling" || field == "rotary";
+        let is_dynamic = value["type"] == "dynamic";
+        let wanted = if is_dynamic {
+            "`original_max_position_embeddings`".to_owned()
+        } else if of_rope {
+            value["type"].as_str().unwrap().to_owned()
+        } else {
+            format!("`{field}`")
+        };
+        edit_json(&folder.join("config.json"), |config| config[field] = value);
+        if is_fine {
+            load(&folder).unwrap_or_else(|e| panic!("{name}, {field}: {e}"));
+        } else {
+            refused(&folder, &wanted);
+        }
+    }
     let (_dir, folder) = copy("llama");
     fs::write(folder.join("config.json"), "{ not json").unwrap();
     refused(&folder, "config.json");
@@ -327,4 +379,43 @@ fn requests_that_cannot_be_served() {
     refused(odd, "top_p");
     // The engine is as good as new.
     assert_eq!(engine.generate(vec![Request::new(vec![1; 120], 8)]).unwrap().len(), 1);
+}
+
+/// GPT-2's tokenizer files, as OPT has them.
+#[test]
+fn vocabularies_and_merges_that_do_not_fit() {
+    let with = |edit: &dyn Fn(&Path), wanted: &str| {
+        let (_dir, folder) = copy("opt");
+        edit(&folder);
+        refused(&folder, wanted);
+    };
+    let append = |folder: &Path, line: &str| {
+        let path = folder.join("merges.txt");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + line).unwrap();
+    };
+    with(&|folder| append(folder, "a\n"), "must be two tokens");
+    with(&|folder| append(folder, "zq qz\n"), "needs the token \"zq\"");
+    with(&|folder| fs::remove_file(folder.join("merges.txt")).unwrap(), "merges.txt");
+    with(&|folder| fs::write(folder.join("vocab.json"), "[]").unwrap(), "vocab.json");
+    with(&|folder| edit_json(&folder.join("vocab.json"), |vocab| vocab["!"] = json!(1)), "also another token's");
+    with(&|folder| edit_json(&folder.join("vocab.json"), |vocab| vocab["!"] = json!(-1)), "has the id -1");
+    with(
+        &|folder| {
+            edit_json(&folder.join("tokenizer_config.json"), |config| {
+                config["tokenizer_class"] = json!("OtherTokenizer")
+            })
+        },
+        "tokenizer_class is OtherTokenizer",
+    );
+    with(
+        &|folder| edit_json(&folder.join("tokenizer_config.json"), |config| config["bos_token"] = Value::Null),
+        "bos_token is not",
+    );
+    with(
+        &|folder| {
+            let added = json!({"900": {"content": "<mask>", "special": true}});
+            edit_json(&folder.join("tokenizer_config.json"), |config| config["added_tokens_decoder"] = added);
+        },
+        "cannot have the id 900",
+    );
 }

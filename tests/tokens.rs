@@ -32,6 +32,30 @@ fn tiny_chat_templates_give_transformers_text() {
     }
 }
 
+/// A template that writes the beginning-of-text token, encoded as if it did not, is refused; nobody here does that.
+#[test]
+fn a_doubled_bos_is_an_error() {
+    for (name, bos) in [("llama", "<|begin_of_text|>"), ("opt", "</s>")] {
+        let engine = Engine::load(checkpoint(name), EngineOptions::default()).unwrap();
+        let tokenizer = engine.tokenizer();
+        let text = match engine.chat_template() {
+            Some(template) => {
+                let message = ChatMessage { role: "user".into(), content: "Why?".into() };
+                template.render(&[message], true).unwrap()
+            }
+            None => format!("{bos}Why?"),
+        };
+        assert!(text.starts_with(bos), "{name}");
+        tokenizer.check_beginning(&tokenizer.encode(&text, false).unwrap()).unwrap();
+        tokenizer.check_beginning(&tokenizer.encode("Why?", true).unwrap()).unwrap();
+        let error = tokenizer.check_beginning(&tokenizer.encode(&text, true).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(&format!("begins with {bos:?}")) && error.contains("twice"), "{error}");
+    }
+    // One that adds nothing has nothing to double.
+    let tokenizer = Tokenizer::open(&checkpoint("qwen2")).unwrap();
+    tokenizer.check_beginning(&[313, 313]).unwrap();
+}
+
 /// Characters that take several tokens arrive whole, and a cut one as U+FFFD at the end.
 #[test]
 fn streaming_never_splits_a_character() {

@@ -313,6 +313,7 @@ fn generate_streams_text_and_nothing_else() {
     // Through the chat template.
     cli.with_model("generate --dtype f32 --max-out-len 4 --chat --system s hello").assert().code(0);
     refuses(cli.with_model("generate --temperature=-1 hello"), "temperature", "");
+    refuses(cli.with_model("generate <|begin_of_text|>hello"), "twice", "leave it out");
     refuses(cli.with_model("generate --max-seq-len 8 --max-out-len 9 hello"), "exceeds the context", "");
 }
 

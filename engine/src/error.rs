@@ -79,6 +79,17 @@ pub enum Error {
     /// The tokenizer refused the text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A prompt begins twice with the token that begins a text.
+    #[error(
+        "the prompt begins with {token:?} (id {id}) twice: the tokenizer puts it in front of every text, and the text begins \
+         with it too\n\nhint: leave it out of the text; what a chat template has rendered is encoded without special tokens"
+    )]
+    DoubledBos {
+        /// The token's id.
+        id: u32,
+        /// The token.
+        token: String,
+    },
     /// The chat template failed or exceeded its limits.
     #[error("chat template: {0}")]
     ChatTemplate(String),

@@ -48,6 +48,12 @@ pub trait Model {
     /// Longest context in tokens, prompt and output together.
     fn max_seq_len(&self) -> usize;
 
+    /// The longest text whose tokens have the same likelihoods however long it becomes: longer ones that begin alike are to
+    /// be scored together only if they are equally long.
+    fn unscaled_context(&self) -> usize {
+        usize::MAX
+    }
+
     /// Ids of `text`. With `add_special_tokens` as the tokenizer does by default (a BOS only if the tokenizer adds
     /// one), without it nothing is added: a rendered chat template carries its own special tokens.
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>>;

@@ -2,10 +2,11 @@
 
 mod scripted;
 
+use oc_engine::Tokenizer;
 use oc_eval::{Error, EvalConfig, HfType, Phase, Prompt, Resume, datasets, prompts, run};
 use scripted::{BOS, Recorder, Scripted, demo, files};
-use serde_json::Value;
-use std::fs;
+use serde_json::{Value, json};
+use std::{fs, path::Path};
 
 const RUN: &str = "20260102_030405";
 
@@ -206,6 +207,22 @@ fn truncated_prompts_are_counted_said_and_marked() {
     for (record, whole) in prompts(&config, Some(&model)).unwrap().iter().zip(whole) {
         assert_eq!((record.ids.as_ref().map(Vec::len), &record.prompt), (Some(100), &whole.prompt));
     }
+}
+
+/// A meta template that writes what the tokenizer adds: the prompt would begin with it twice.
+#[test]
+fn a_doubled_bos_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let llama = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
+    let model = Scripted { tokenizer: Some(Tokenizer::open(&llama).unwrap()), ..Scripted::varied() };
+    let round = [json!({"role": "HUMAN"}), json!({"role": "BOT", "generate": true})];
+    let with = |begin| EvalConfig {
+        meta_template_config: Some(json!({"begin": begin, "round": round})),
+        ..demo(dir.path(), 1)
+    };
+    let error = prompts(&with("<|begin_of_text|>"), Some(&model)).unwrap_err().to_string();
+    assert!(error.contains("twice"), "{error}");
+    prompts(&with("Begin: "), Some(&model)).unwrap();
 }
 
 #[test]

@@ -42,6 +42,10 @@ impl Model for EngineModel {
         self.engine.max_seq_len()
     }
 
+    fn unscaled_context(&self) -> usize {
+        self.engine.config().unscaled_context()
+    }
+
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         Ok(self.engine.tokenizer().encode(text, add_special_tokens)?)
     }

@@ -88,6 +88,7 @@ fn encode(args: &GenerateArgs, engine: &Engine, text: String) -> Result<Vec<u32>
     } else {
         engine.tokenizer().encode(&text, true)?
     };
+    engine.tokenizer().check_beginning(&ids)?;
     if ids.is_empty() {
         return Err(Error::input("the prompt is empty", "give it as an argument or on standard input"));
     }

@@ -129,6 +129,20 @@ impl Tokenizer {
         }
     }
 
+    /// Refuses a prompt that begins twice with the token that this tokenizer puts in front of texts: once because it does,
+    /// and once because a template, or whoever wrote the text, has done so too. No model has seen that in training.
+    ///
+    /// # Errors
+    /// [`Error::DoubledBos`]; as for [`encode`](Self::encode).
+    pub fn check_beginning(&self, ids: &[u32]) -> Result<()> {
+        match self.encode("", true)?.first() {
+            Some(bos) if ids.starts_with(&[*bos; 2]) => {
+                Err(Error::DoubledBos { id: *bos, token: self.token(*bos).unwrap_or_default() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// [`encode`](Self::encode) of many texts, on several threads.
     ///
     /// # Errors

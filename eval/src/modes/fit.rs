@@ -118,6 +118,12 @@ impl Draft<'_> {
     /// Cuts what is still too long. `edges`: the ids of the empty text.
     fn finish(self, edges: &[u32]) -> Result<Built, String> {
         let (prompt, text) = self.built?;
+        if let Some(bos) = edges.first().filter(|bos| self.ids.starts_with(&[**bos; 2])) {
+            return Err(format!(
+                "the prompt begins with the token {bos} twice: the tokenizer puts it in front of every text, and the text \
+                 begins with it too"
+            ));
+        }
         let edges = if matches!(prompt, Prompt::Text(_)) { edges } else { &[] };
         let (ids, cut) = cut_left(self.ids, self.limits.prompt, edges);
         if ids.is_empty() {

@@ -7,6 +7,7 @@
 use super::fit::{Asked, Built};
 use crate::{Inferencer, Label, Model, Result, Sample, Task};
 use oc_engine::{Score, ScoreRequest};
+use std::collections::BTreeMap;
 
 /// The requests of one question, and where in them each label's tokens are.
 #[derive(Debug, PartialEq)]
@@ -47,27 +48,38 @@ pub(crate) fn ask(task: &Task, asked: &Asked, model: &dyn Model) -> Result<Ask> 
             let request = Scored { context: built.ids.clone(), continuations, context_logprobs: false };
             Ok(Ask { requests: vec![request], places })
         }
-        (_, asked) => Ok(labels(asked.prompts())),
+        (_, asked) => Ok(labels(asked.prompts(), model.unscaled_context())),
     }
 }
 
-/// One request for prompts with a common beginning, or one for each.
-fn labels(prompts: &[Built]) -> Ask {
-    let first = prompts.first().map(|built| built.ids.as_slice()).unwrap_or_default();
-    let common = |built: &Built| built.ids.iter().zip(first).take_while(|(a, b)| a == b).count();
-    let shared = prompts.iter().map(common).min().unwrap_or(0);
-    if shared == 0 {
-        let alone =
-            |b: &Built| Scored { context: b.ids.clone(), continuations: vec![Vec::new()], context_logprobs: true };
-        let places = (0..prompts.len()).map(|i| (i, 0)).collect();
-        return Ask { requests: prompts.iter().map(alone).collect(), places };
+/// One request for prompts with a common beginning, or one for each. Of prompts longer than `unscaled` tokens only those of
+/// one length have one.
+fn labels(prompts: &[Built], unscaled: usize) -> Ask {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (label, built) in prompts.iter().enumerate() {
+        let len = built.ids.len();
+        groups.entry(if len > unscaled { len } else { 0 }).or_default().push(label);
     }
-    let request = Scored {
-        context: first[..shared].to_vec(),
-        continuations: prompts.iter().map(|built| built.ids[shared..].to_vec()).collect(),
-        context_logprobs: true,
-    };
-    Ask { requests: vec![request], places: (0..prompts.len()).map(|i| (0, i)).collect() }
+    let mut ask = Ask { requests: Vec::new(), places: vec![(0, 0); prompts.len()] };
+    for group in groups.into_values() {
+        let all: Vec<&[u32]> = group.iter().map(|label| prompts[*label].ids.as_slice()).collect();
+        let common = |ids: &&[u32]| ids.iter().zip(all[0]).take_while(|(a, b)| a == b).count();
+        let shared = all.iter().map(common).min().unwrap_or(0);
+        if shared == 0 {
+            for (label, ids) in group.into_iter().zip(all) {
+                ask.places[label] = (ask.requests.len(), 0);
+                let continuations = vec![Vec::new()];
+                ask.requests.push(Scored { context: ids.to_vec(), continuations, context_logprobs: true });
+            }
+            continue;
+        }
+        for (place, label) in group.into_iter().enumerate() {
+            ask.places[label] = (ask.requests.len(), place);
+        }
+        let continuations = all.iter().map(|ids| ids[shared..].to_vec()).collect();
+        ask.requests.push(Scored { context: all[0][..shared].to_vec(), continuations, context_logprobs: true });
+    }
+    ask
 }
 
 impl Ask {
@@ -138,5 +150,37 @@ pub(crate) fn settings(task: &Task) -> String {
     match &task.inferencer {
         Inferencer::Clp { choices } => format!("choices {choices:?}"),
         _ => format!("scored by {}", task.inferencer.mode()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Prompt;
+
+    /// The contexts and ends of the requests for these prompts, and where each label's are.
+    fn asked(ids: &[&[u32]], unscaled: usize) -> (Vec<(Vec<u32>, Vec<Vec<u32>>)>, Vec<(usize, usize)>) {
+        let (prompt, text) = (Prompt::Text(String::new()), String::new());
+        let built = Built { prompt, text, ids: Vec::new(), shots: 0, all_shots: 0, cut: 0, counted: 0, room: 0 };
+        let prompts: Vec<Built> = ids.iter().map(|ids| Built { ids: ids.to_vec(), ..built.clone() }).collect();
+        let ask = labels(&prompts, unscaled);
+        (ask.requests.into_iter().map(|request| (request.context, request.continuations)).collect(), ask.places)
+    }
+
+    #[test]
+    fn prompts_are_forked_from_their_common_beginning() {
+        let prompts: [&[u32]; 4] = [&[1, 2, 3], &[1, 2, 4, 5], &[1, 2, 6], &[1, 2, 7, 8]];
+        let ends = vec![vec![3], vec![4, 5], vec![6], vec![7, 8]];
+        assert_eq!(asked(&prompts, 4), (vec![(vec![1, 2], ends)], vec![(0, 0), (0, 1), (0, 2), (0, 3)]));
+        let alone = vec![(vec![1], vec![vec![]]), (vec![2], vec![vec![]])];
+        assert_eq!(asked(&[&[1], &[2]], 4), (alone, vec![(0, 0), (1, 0)]));
+    }
+
+    /// Beyond the original context of dynamic rotary scaling, lengths are kept apart.
+    #[test]
+    fn long_prompts_are_forked_by_length() {
+        let prompts: [&[u32]; 4] = [&[1, 2, 3], &[1, 2, 4, 5], &[1, 2, 6], &[1, 2, 7, 8]];
+        let requests = vec![(vec![1, 2], vec![vec![3], vec![6]]), (vec![1, 2], vec![vec![4, 5], vec![7, 8]])];
+        assert_eq!(asked(&prompts, 3), (requests, vec![(0, 0), (1, 0), (0, 1), (1, 1)]));
     }
 }
