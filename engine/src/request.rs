@@ -171,7 +171,9 @@ pub enum Event {
 pub struct ScoreRequest {
     /// Shared beginning; at least one token.
     pub context: Vec<u32>,
-    /// Each is scored as if it alone followed the context; may be empty if only the context's losses are wanted.
+    /// Each is scored as if it alone followed the context; may be empty if only the context's losses are wanted. Where
+    /// context and continuation are longer than [`ModelConfig::unscaled_context`](crate::ModelConfig::unscaled_context), all
+    /// must be equally long.
     pub continuations: Vec<Vec<u32>>,
     /// Also return the log-probabilities of the context's own tokens.
     pub context_logprobs: bool,

@@ -156,7 +156,7 @@ pub(crate) fn settings(task: &Task) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Prompt;
+    use crate::Prompt;
 
     /// The contexts and ends of the requests for these prompts, and where each label's are.
     fn asked(ids: &[&[u32]], unscaled: usize) -> (Vec<(Vec<u32>, Vec<Vec<u32>>)>, Vec<(usize, usize)>) {
