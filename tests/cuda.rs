@@ -2,10 +2,12 @@
 //! whatever it is computed with.
 
 use oc_engine::{Device, Dtype, Engine, EngineOptions, Output, Request, SamplingParams, Score, ScoreRequest};
+use oc_kernels::emulator::{Emulator, EmulatorOptions, Traffic};
 use oc_tests::{CHECKPOINTS, checkpoint, reference};
+use std::sync::Arc;
 
-fn engine(name: &str, dtype: Dtype, batch: usize, budget: usize, prefix_cache: bool) -> Engine {
-    let options = EngineOptions {
+fn options(dtype: Dtype, batch: usize, budget: usize, prefix_cache: bool) -> EngineOptions {
+    EngineOptions {
         device: Device::Emulator,
         dtype: Some(dtype),
         max_seq_len: Some(256),
@@ -13,8 +15,15 @@ fn engine(name: &str, dtype: Dtype, batch: usize, budget: usize, prefix_cache: b
         token_budget: budget,
         prefix_cache,
         ..EngineOptions::default()
-    };
+    }
+}
+
+fn load(name: &str, options: EngineOptions) -> Engine {
     Engine::load(checkpoint(name), options).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn engine(name: &str, dtype: Dtype, batch: usize, budget: usize, prefix_cache: bool) -> Engine {
+    load(name, options(dtype, batch, budget, prefix_cache))
 }
 
 fn context(ids: &[u32]) -> ScoreRequest {
@@ -98,15 +107,107 @@ fn everything(engine: &mut Engine, name: &str, one_by_one: bool) -> Vec<String> 
 #[test]
 fn a_request_has_the_same_bits_alone_and_among_others() {
     for (name, dtype) in [("qwen2", Dtype::Bf16), ("llama", Dtype::F16)] {
-        let wanted = everything(&mut engine(name, dtype, 1, 4096, false), name, true);
-        for (batch, budget, prefix_cache) in [(64, 4096, true), (3, 32, true), (64, 48, false)] {
-            let mut engine = engine(name, dtype, batch, budget, prefix_cache);
+        // One by one and kernel by kernel.
+        let eager = EngineOptions { cuda_graphs: false, ..options(dtype, 1, 4096, false) };
+        let wanted = everything(&mut load(name, eager), name, true);
+        let cases = [(64, 4096, true, true), (3, 32, true, true), (64, 48, false, true), (64, 4096, true, false)];
+        for (batch, budget, prefix_cache, cuda_graphs) in cases {
+            let mut engine = load(name, EngineOptions { cuda_graphs, ..options(dtype, batch, budget, prefix_cache) });
             for round in ["cold", "warm"] {
                 let found = everything(&mut engine, name, false);
                 for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-                    assert_eq!(found, wanted, "{name}, item {i}, batch {batch}, budget {budget}, {round}");
+                    let with = format!("batch {batch}, budget {budget}, graphs {cuda_graphs}");
+                    assert_eq!(found, wanted, "{name}, item {i}, {with}, {round}");
                 }
             }
         }
+    }
+}
+
+/// Five prompts, each continued by 14 tokens, as one call.
+fn decode(engine: &mut Engine, sampling: SamplingParams) -> Vec<String> {
+    let long = reference("qwen2").prompts.swap_remove(4).ids;
+    let requests = [33, 40, 15, 64, 50].iter().enumerate().map(|(i, len)| {
+        let prompt = [&long[i..*len], &[3 + i as u32]].concat();
+        Request { sampling, ignore_eos: true, ..Request::new(prompt, 14) }
+    });
+    engine.generate(requests.collect()).unwrap().iter().map(of_output).collect()
+}
+
+/// What `work` asked of the device, and in how many steps.
+fn traffic(emulator: &Emulator, engine: &mut Engine, work: impl Fn(&mut Engine)) -> (Traffic, u64) {
+    let (before, steps) = (emulator.traffic(), engine.stats().steps);
+    work(engine);
+    let after = emulator.traffic();
+    let since = Traffic {
+        allocations: after.allocations - before.allocations,
+        uploads: after.uploads - before.uploads,
+        downloads: after.downloads - before.downloads,
+        waits: after.waits - before.waits,
+        launches: after.launches - before.launches,
+        graphs: after.graphs - before.graphs,
+    };
+    (since, engine.stats().steps - steps)
+}
+
+#[test]
+fn a_step_copies_once_each_way_and_waits_once() {
+    let emulator = Emulator::new(EmulatorOptions::default());
+    for cuda_graphs in [true, false] {
+        let options = EngineOptions { cuda_graphs, ..options(Dtype::Bf16, 64, 64, false) };
+        let mut engine = Engine::load_on(Arc::new(emulator.clone()), checkpoint("qwen2"), options).unwrap();
+        let layers = engine.config().num_layers as u64;
+        let greedy = |engine: &mut Engine| drop(decode(engine, SamplingParams::default()));
+        greedy(&mut engine);
+        let (found, steps) = traffic(&emulator, &mut engine, greedy);
+        assert_eq!((found.allocations, found.waits), (0, 0), "{found:?}");
+        assert_eq!((found.uploads, found.downloads), (steps, steps), "{found:?}");
+        // Four steps of prompts; of the 13 of generated tokens at least ten have been recorded.
+        assert_eq!(steps, 17);
+        assert!(if cuda_graphs { found.graphs >= 10 } else { found.graphs == 0 }, "{found:?}");
+        // A layer is nine kernels on prompts (two norms, four products, rotary, attention, and the last layer's two gatherings
+        // of rows), ten on generated tokens; around them are at most five.
+        let most = if cuda_graphs { 7 * (10 * layers + 5) + 10 * 5 } else { 17 * (10 * layers + 7) };
+        assert!(found.launches <= most, "{found:?}, at most {most}");
+
+        // Draws take their parameters along in a second copy.
+        let random = SamplingParams { temperature: 0.8, top_p: 0.9, ..SamplingParams::default() };
+        let drawn = |engine: &mut Engine| drop(decode(engine, random));
+        drawn(&mut engine);
+        let (found, steps) = traffic(&emulator, &mut engine, drawn);
+        assert_eq!((found.allocations, found.waits, found.downloads), (0, 0, steps), "{found:?}");
+        assert!(found.uploads <= 2 * steps, "{found:?}");
+
+        let score = |engine: &mut Engine| drop(engine.score(questions("qwen2")).unwrap());
+        score(&mut engine);
+        let (found, steps) = traffic(&emulator, &mut engine, score);
+        let wanted = Traffic { uploads: steps, downloads: steps, launches: found.launches, ..Traffic::default() };
+        assert_eq!(found, wanted);
+    }
+}
+
+/// Padded to every kind of bucket, across the edge of a range of attention.
+#[test]
+fn replayed_steps_have_the_bits_of_steps_launched_kernel_by_kernel() {
+    let long = reference("qwen2").prompts.swap_remove(4).ids;
+    let prompt: Vec<u32> = long.iter().cycle().take(250).copied().collect();
+    let options =
+        |cuda_graphs| EngineOptions { cuda_graphs, max_seq_len: Some(300), ..options(Dtype::Bf16, 64, 4096, true) };
+    let (mut eager, mut replayed) = (load("qwen2", options(false)), load("qwen2", options(true)));
+    for count in [1, 3, 17] {
+        let requests = || {
+            let request = |i: usize| {
+                let mut prompt = prompt.clone();
+                prompt.truncate(250 - i % 3);
+                prompt.push(3 + i as u32);
+                Request { ignore_eos: true, ..Request::new(prompt, 5 + i % 7) }
+            };
+            (0..count).map(request).collect::<Vec<_>>()
+        };
+        let [wanted, found] = [&mut eager, &mut replayed].map(|engine| {
+            let outputs = engine.generate(requests()).unwrap();
+            outputs.iter().map(of_output).collect::<Vec<_>>()
+        });
+        assert_eq!(found, wanted, "{count} sequences");
     }
 }

@@ -280,6 +280,9 @@ pub struct ModelArgs {
     /// Compute every prompt from its first token; never changes results
     #[arg(long)]
     pub no_prefix_cache: bool,
+    /// On a GPU, launch every kernel by itself instead of replaying recorded steps; never changes results
+    #[arg(long)]
+    pub enforce_eager: bool,
     /// Accepted for OpenCompass's command lines and recorded
     #[arg(long, visible_alias = "hf-num-gpus", value_name = "N")]
     pub num_gpus: Option<usize>,

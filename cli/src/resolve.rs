@@ -371,6 +371,7 @@ fn options(
         max_batch_size: args.batch_size.unwrap_or(default.max_batch_size),
         kv_cache_bytes: args.kv_cache_mib.map(|mib| mib << 20),
         prefix_cache: !args.no_prefix_cache,
+        cuda_graphs: !args.enforce_eager,
         ..default
     })
 }

@@ -1,6 +1,6 @@
 //! What one forward pass computes: plain data.
 
-use oc_kernels::{PagedBatch, Sampled, Sampling, TokenLogProb};
+use oc_kernels::{Answers, PagedBatch, Sampling};
 
 /// The rows of a step and what is asked of them.
 #[derive(Clone, Debug, Default)]
@@ -20,21 +20,46 @@ pub(crate) struct ForwardBatch {
     pub targets: Vec<u32>,
 }
 
-impl ForwardBatch {
-    /// Rows of which anything is asked, ascending, each once.
-    pub fn wanted_rows(&self) -> Vec<u32> {
-        let mut rows: Vec<u32> = self.sample_rows.iter().chain(&self.score_rows).copied().collect();
-        rows.sort_unstable();
-        rows.dedup();
-        rows
-    }
+/// What came of it, in the order of the rows.
+pub(crate) type ForwardOutput = Answers;
+
+/// Rows of a step that are asked something.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// Of the batch, ascending, each once.
+    pub rows: Vec<u32>,
+    /// Place among `rows` of each of the batch's `sample_rows`.
+    pub sampled: Vec<u32>,
+    /// Place among `rows` of each of its `score_rows`.
+    pub scored: Vec<u32>,
 }
 
-/// What came of it, in the order of the rows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ForwardOutput {
-    /// `[sample_rows.len()]`
-    pub sampled: Vec<Sampled>,
-    /// `[score_rows.len()]`
-    pub scored: Vec<TokenLogProb>,
+impl ForwardBatch {
+    /// Whether every row is a generated token after which another is chosen.
+    pub fn is_decode(&self) -> bool {
+        self.sample_rows.len() == self.ids.len()
+            && self.score_rows.is_empty()
+            && (0..self.paged.num_seqs()).all(|seq| self.paged.is_generated(seq))
+    }
+
+    /// Appends rows that belong to nobody, up to `rows` in all.
+    pub fn pad(&mut self, rows: usize) {
+        for _ in self.ids.len()..rows {
+            self.ids.push(0);
+            self.paged.push_padding();
+            self.scaled_lens.push(0);
+        }
+    }
+
+    /// The rows of which anything is asked. Padding counts as asked, so that it costs no step a gathering of rows.
+    pub fn asked(&self) -> Asked {
+        let padding = (0..self.paged.num_seqs()).filter(|seq| self.paged.is_padding(*seq));
+        let padding = padding.map(|seq| self.paged.cu_seqlens_q[seq]);
+        let mut rows: Vec<u32> = self.sample_rows.iter().chain(&self.score_rows).copied().chain(padding).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let place = |row: &u32| rows.binary_search(row).map_or(0, |place| place as u32);
+        let [sampled, scored] = [&self.sample_rows, &self.score_rows].map(|list| list.iter().map(place).collect());
+        Asked { rows, sampled, scored }
+    }
 }

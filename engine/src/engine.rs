@@ -26,7 +26,7 @@ use std::{
 };
 
 /// Raised whenever the same inputs may give other bits than before.
-const NUMERIC_VERSION: &str = "1";
+const NUMERIC_VERSION: &str = "2";
 
 /// A loaded model with its tokenizer, KV cache and scheduler.
 ///
@@ -119,6 +119,15 @@ impl Engine {
         let available = usize::try_from(device.caps().free_bytes).ok();
         let backend = cuda_backend(device, &options)?;
         Self::build(backend, files, options, available, on_progress)
+    }
+
+    /// As [`load`](Self::load), on this device that runs CUDA kernels, whatever `options.device` says: one of several GPUs,
+    /// or an emulator whose counters are to be read.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_on(device: Arc<dyn CudaDevice>, path: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
+        Self::build_cuda(device, &ModelFiles::open(path.as_ref())?, options, &mut |_, _| {})
     }
 
     /// Loads a model for `backend`, whose device has `available` bytes of memory.
@@ -347,7 +356,7 @@ fn cpu_backend(options: &EngineOptions) -> Result<CpuBackend> {
 
 /// The CUDA kernels on `device`: in bf16 unless f16 is asked for.
 fn cuda_backend(device: Arc<dyn CudaDevice>, options: &EngineOptions) -> Result<CudaBackend> {
-    Ok(CudaBackend::new(device, options.dtype.unwrap_or(Dtype::Bf16))?)
+    Ok(CudaBackend::new(device, options.dtype.unwrap_or(Dtype::Bf16))?.for_engine(options.cuda_graphs))
 }
 
 fn emulator() -> Arc<dyn CudaDevice> {

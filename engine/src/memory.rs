@@ -82,7 +82,9 @@ pub(crate) fn weight_bytes<B: Backend>(backend: &B, files: &ModelFiles) -> Resul
 /// Bytes of activations for steps of `token_budget` tokens.
 pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize, storage: Storage) -> usize {
     let heads = config.heads();
-    let mlp = if config.mlp == MlpKind::Gated { 3 } else { 1 } * config.intermediate_size;
+    // The CPU keeps the products of a gated layer beside its activations; a GPU does so only before biases.
+    let mlp = if config.mlp == MlpKind::Gated && (storage == Storage::F32 || config.mlp_bias) { 3 } else { 1 }
+        * config.intermediate_size;
     let embedded = if config.embedding_size == config.hidden_size { 0 } else { config.embedding_size };
     let cols = 3 * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + mlp + embedded;
     token_budget.saturating_mul(cols).saturating_mul(storage.bytes())

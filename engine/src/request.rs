@@ -48,6 +48,8 @@ pub struct EngineOptions {
     pub kv_cache_bytes: Option<usize>,
     /// Whether requests with a common beginning share its pages.
     pub prefix_cache: bool,
+    /// Whether a CUDA device records steps of generated tokens as graphs and replays them: faster, the same results.
+    pub cuda_graphs: bool,
     /// A tokenizer elsewhere than beside the weights.
     pub tokenizer_path: Option<PathBuf>,
     /// Tokens that end a generation. `None`: those of the model's files.
@@ -66,6 +68,7 @@ impl Default for EngineOptions {
             token_budget: 512,
             kv_cache_bytes: None,
             prefix_cache: true,
+            cuda_graphs: true,
             tokenizer_path: None,
             eos_token_ids: None,
         }

@@ -6,6 +6,7 @@ use crate::{
     models::decoder::{Decoder, Workspace},
 };
 use oc_kernels::Backend;
+use std::borrow::Cow;
 
 /// A model on a device: what the engine needs to know of a backend.
 pub(crate) trait Runner: Send {
@@ -39,10 +40,21 @@ impl<B: Backend> BackendRunner<B> {
 impl<B: Backend> Runner for BackendRunner<B> {
     fn run(&mut self, batch: &ForwardBatch) -> Result<ForwardOutput> {
         let Self { backend, decoder, kv, space } = self;
-        decoder.forward(backend, batch, batch.wanted_rows(), kv, space)?;
-        Ok(ForwardOutput {
-            sampled: decoder.sample(backend, &batch.sample_rows, &batch.sampling, space)?,
-            scored: decoder.log_prob(backend, &batch.score_rows, &batch.targets, space)?,
-        })
+        let batch = padded(backend, batch, space.capacity());
+        let asked = batch.asked();
+        decoder.forward(backend, &batch, &asked, kv, space)?;
+        let answers = decoder.ask(backend, &batch, &asked, space)?;
+        Ok(backend.collect(answers)?)
     }
+}
+
+/// A step of generated tokens with as many rows as `backend` likes, of which there is room for `capacity`.
+fn padded<'a, B: Backend>(backend: &B, batch: &'a ForwardBatch, capacity: usize) -> Cow<'a, ForwardBatch> {
+    let rows = batch.ids.len();
+    let wanted = if batch.is_decode() { backend.padded_rows(rows) } else { rows };
+    let mut batch = Cow::Borrowed(batch);
+    if wanted > rows && wanted <= capacity {
+        batch.to_mut().pad(wanted);
+    }
+    batch
 }

@@ -139,6 +139,8 @@ pub struct PagedBatch {
     pub block_table_stride: usize,
     /// Whether a sequence's one row is a generated token rather than a chunk of a prompt. A backend may compute the two in
     /// different orders, so a token keeps its role for life. Empty means all are prompts. `[num_seqs]`
+    ///
+    /// A generated token whose context is 0 is padding ([`PagedBatch::push_padding`]).
     pub generated: Vec<bool>,
 }
 
@@ -185,6 +187,13 @@ impl PagedBatch {
         for seq in 0..seqs {
             let (start, end) = (self.cu_seqlens_q[seq], self.cu_seqlens_q[seq + 1]);
             let context = self.seq_lens[seq];
+            if self.is_padding(seq) {
+                if end != start + 1 || self.slot_mapping.get(start as usize) != Some(&NO_SLOT) {
+                    let wanted = "padding of one row without a slot".into();
+                    return shape("batch: slot_mapping", format!("rows {start}..{end} of sequence {seq}"), wanted);
+                }
+                continue;
+            }
             if start > end || end as usize > tokens || end - start > context {
                 let wanted = format!("rows in order, at most the context of {context}");
                 return shape("batch: cu_seqlens_q", format!("rows {start}..{end} of sequence {seq}"), wanted);
@@ -222,6 +231,26 @@ impl PagedBatch {
     /// Whether sequence `seq` is one generated token.
     pub fn is_generated(&self, seq: usize) -> bool {
         self.generated.get(seq).copied().unwrap_or(false)
+    }
+
+    /// Whether sequence `seq` stands for none.
+    pub fn is_padding(&self, seq: usize) -> bool {
+        self.is_generated(seq) && self.seq_lens[seq] == 0
+    }
+
+    /// Appends a row that belongs to no sequence, to a batch of generated tokens: it stores nothing, attends to nothing, and
+    /// its output means nothing.
+    pub fn push_padding(&mut self) {
+        self.generated.resize(self.num_seqs(), false);
+        if !self.rotary_rows.is_empty() {
+            self.rotary_rows.push(0);
+        }
+        self.positions.push(0);
+        self.slot_mapping.push(NO_SLOT);
+        self.cu_seqlens_q.push(self.positions.len() as u32);
+        self.seq_lens.push(0);
+        self.block_table.resize(self.block_table.len() + self.block_table_stride, 0);
+        self.generated.push(true);
     }
 
     /// Page ids of sequence `seq`, enough for its context.
@@ -396,6 +425,15 @@ pub struct TokenLogProb {
     pub argmax_logprob: f32,
 }
 
+/// What was asked of the rows of a step, in the order of asking.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// Of [`Backend::queue_sample`].
+    pub sampled: Vec<Sampled>,
+    /// Of [`Backend::queue_log_prob`].
+    pub scored: Vec<TokenLogProb>,
+}
+
 /// The operations of a decoder on one device.
 ///
 /// Activations are row-major matrices owned by the backend, whose element type is its own affair. Every method
@@ -409,6 +447,8 @@ pub trait Backend: Send + Sync {
     type KvCache: Send + Sync;
     /// A [`PagedBatch`] where the operations of all layers find it, with what follows from it and the heads.
     type Batch: Send + Sync;
+    /// [`Answers`] that are being computed.
+    type Answers: Send;
 
     /// What this backend is.
     fn info(&self) -> DeviceInfo;
@@ -435,6 +475,24 @@ pub trait Backend: Send + Sync {
     fn kv_page_bytes(&self, layout: KvLayout) -> usize;
     /// Checks and uploads a batch, once for all layers, whose heads are the same.
     fn batch(&self, batch: &PagedBatch, heads: Heads, kv: &Self::KvCache) -> Result<Self::Batch>;
+    /// As [`Backend::batch`], for a step that will also use `lists` of indices (ids, rows, targets): while the batch lives,
+    /// operations that are given one of them find it on the device, where it came in the same copy as the batch.
+    fn step(&self, batch: &PagedBatch, lists: &[&[u32]], heads: Heads, kv: &Self::KvCache) -> Result<Self::Batch> {
+        let _ = lists;
+        self.batch(batch, heads, kv)
+    }
+    /// How many rows a step of `rows` generated tokens should have, counting [`PagedBatch::push_padding`]: a backend that
+    /// records steps does so for few sizes. What a row computes does not depend on it.
+    fn padded_rows(&self, rows: usize) -> usize {
+        rows
+    }
+    /// Runs `work`, or what it did at an earlier call with a batch of the same form. `work` runs operations that depend on
+    /// nothing but `batch` and on tensors, weights and a pool that are the same at every call; none of them takes indices or
+    /// returns numbers.
+    fn replay<E: From<Error>>(&self, batch: &Self::Batch, work: &mut dyn FnMut() -> Result<(), E>) -> Result<(), E> {
+        let _ = batch;
+        work()
+    }
 
     /// `out[r] = table[ids[r]]`. `out: [ids.len(), table.cols]`
     fn embedding(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
@@ -508,8 +566,38 @@ pub trait Backend: Send + Sync {
     fn activate(&self, activation: Activation, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// `out = silu(gate) * up` where a row of `gate_up` is `[gate | up]`. `out: [rows, cols / 2]`
     fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
-    /// Log-softmax of `hidden · headᵀ`, gathered at `targets`, one per row; the logits never exist whole.
-    fn log_prob(&self, hidden: &Self::Tensor, head: &Self::Weight, targets: &[u32]) -> Result<Vec<TokenLogProb>>;
-    /// Chooses one token per row from `hidden · headᵀ`.
-    fn sample(&self, hidden: &Self::Tensor, head: &Self::Weight, how: &[Sampling]) -> Result<Vec<Sampled>>;
+    /// Room for the answers of a step: `sampled` choices and `scored` log-probabilities.
+    fn answers(&self, sampled: usize, scored: usize) -> Result<Self::Answers>;
+    /// Asks for the log-softmax of `hidden · headᵀ`, gathered at `targets`, one per row; the logits never exist whole. A
+    /// row that is not finite is an error here or in [`Backend::collect`].
+    fn queue_log_prob(
+        &self,
+        hidden: &Self::Tensor,
+        head: &Self::Weight,
+        targets: &[u32],
+        answers: &mut Self::Answers,
+    ) -> Result<()>;
+    /// Asks for one token per row, chosen from `hidden · headᵀ`; errors as for [`Backend::queue_log_prob`].
+    fn queue_sample(
+        &self,
+        hidden: &Self::Tensor,
+        head: &Self::Weight,
+        how: &[Sampling],
+        answers: &mut Self::Answers,
+    ) -> Result<()>;
+    /// Waits for the answers: the only wait of a step.
+    fn collect(&self, answers: Self::Answers) -> Result<Answers>;
+
+    /// [`Backend::queue_log_prob`], waited for.
+    fn log_prob(&self, hidden: &Self::Tensor, head: &Self::Weight, targets: &[u32]) -> Result<Vec<TokenLogProb>> {
+        let mut answers = self.answers(0, targets.len())?;
+        self.queue_log_prob(hidden, head, targets, &mut answers)?;
+        Ok(self.collect(answers)?.scored)
+    }
+    /// [`Backend::queue_sample`], waited for.
+    fn sample(&self, hidden: &Self::Tensor, head: &Self::Weight, how: &[Sampling]) -> Result<Vec<Sampled>> {
+        let mut answers = self.answers(how.len(), 0)?;
+        self.queue_sample(hidden, head, how, &mut answers)?;
+        Ok(self.collect(answers)?.sampled)
+    }
 }

@@ -18,8 +18,8 @@ mod self_check;
 mod weight;
 
 pub use backend::{
-    Activation, Backend, DeviceInfo, Dtype, Epilogue, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, RotarySegment,
-    Sampled, Sampling, Storage, TokenLogProb,
+    Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch,
+    RotarySegment, Sampled, Sampling, Storage, TokenLogProb,
 };
 pub use error::{Error, Result};
 pub use self_check::self_check;

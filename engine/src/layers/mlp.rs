@@ -19,7 +19,7 @@ pub(crate) struct Mlp<M, V> {
 
 /// What the MLP writes on its way. `T` is the number of rows.
 pub(crate) struct MlpSpace<T> {
-    /// Of a gated one. `[T, 2 * intermediate_size]`
+    /// Of a gated one with biases. `[T, 2 * intermediate_size]`
     pub gate_up: Option<T>,
     /// `[T, intermediate_size]`
     pub inner: T,
@@ -28,8 +28,8 @@ pub(crate) struct MlpSpace<T> {
 impl<T> MlpSpace<T> {
     /// Room for `capacity` rows.
     pub fn new<B: Backend<Tensor = T>>(backend: &B, config: &ModelConfig, capacity: usize) -> Result<Self> {
-        let is_gated = config.mlp == MlpKind::Gated;
-        let gate_up = is_gated.then(|| backend.tensor(capacity, 2 * config.intermediate_size)).transpose()?;
+        let is_split = config.mlp == MlpKind::Gated && config.mlp_bias;
+        let gate_up = is_split.then(|| backend.tensor(capacity, 2 * config.intermediate_size)).transpose()?;
         Ok(Self { gate_up, inner: backend.tensor(capacity, config.intermediate_size)? })
     }
 
@@ -44,12 +44,14 @@ impl<M, V> Mlp<M, V> {
         let (gate, gate_bias) = (("mlp.gate_proj.weight", inner), ("mlp.gate_proj.bias", inner));
         let (up, up_bias) = (("mlp.up_proj.weight", inner), ("mlp.up_proj.bias", inner));
         let (up, up_bias) = match config.mlp {
-            MlpKind::Gated => (vec![gate, up], vec![gate_bias, up_bias]),
-            MlpKind::Plain(_) => (vec![up], vec![up_bias]),
+            // One product with the gate as its epilogue, which has no room for biases.
+            MlpKind::Gated if !has_bias => (weights.gated(gate.0, up.0, inner, hidden)?, vec![]),
+            MlpKind::Gated => (weights.matrix(&[gate, up], hidden)?, vec![gate_bias, up_bias]),
+            MlpKind::Plain(_) => (weights.matrix(&[up], hidden)?, vec![up_bias]),
         };
         Ok(Self {
             kind: config.mlp,
-            up: weights.matrix(&up, hidden)?,
+            up,
             up_bias: weights.biases(has_bias, &up_bias)?,
             down: weights.matrix(&[("mlp.down_proj.weight", hidden)], inner)?,
             down_bias: weights.biases(has_bias, &[("mlp.down_proj.bias", hidden)])?,
@@ -67,8 +69,8 @@ impl<M, V> Mlp<M, V> {
                 };
                 Ok(backend.linear(x, &self.up, bias, epilogue, &mut space.inner)?)
             }
-            (MlpKind::Gated, gate_up) => {
-                let gate_up = gate_up.as_mut().expect("the space of a gated MLP has room for both halves");
+            (MlpKind::Gated, None) => Ok(backend.linear_silu_mul(x, &self.up, &mut space.inner)?),
+            (MlpKind::Gated, Some(gate_up)) => {
                 backend.linear(x, &self.up, bias, Epilogue::Store, gate_up)?;
                 Ok(backend.silu_mul(gate_up, &mut space.inner)?)
             }

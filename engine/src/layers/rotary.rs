@@ -27,6 +27,11 @@ pub(crate) struct Turn<'a, T> {
 }
 
 impl<T> Turn<'_, T> {
+    /// Whether the table is the one of all batches.
+    pub fn is_common(&self) -> bool {
+        self.own.is_none()
+    }
+
     /// The table that `batch` refers to.
     pub fn table(&self) -> &T {
         self.own.as_ref().unwrap_or(self.common)

@@ -18,6 +18,10 @@ pub(crate) trait Store {
 
     /// Matrices that share their input of `cols` features, stacked.
     fn matrix(&self, files: &ModelFiles, parts: &[Part], cols: usize) -> Result<Self::Matrix>;
+    /// A gate and an up projection of the same shape, for a gated linear layer.
+    fn gated(&self, files: &ModelFiles, parts: &[Part; 2], cols: usize) -> Result<Self::Matrix> {
+        self.matrix(files, parts, cols)
+    }
     /// Vectors, concatenated.
     fn vector(&self, files: &ModelFiles, parts: &[Part]) -> Result<Self::Vector>;
     /// `len` ones.
@@ -63,6 +67,12 @@ impl<'a, S: Store> Weights<'a, S> {
         self.store.matrix(self.files, &parts, cols)
     }
 
+    /// A gate and an up projection, `[rows, cols]` each, for a gated linear layer.
+    pub fn gated(&self, gate: &str, up: &str, rows: usize, cols: usize) -> Result<S::Matrix> {
+        let [gate, up] = [gate, up].map(|name| self.part(name, &[rows, cols]));
+        self.store.gated(self.files, &[gate?, up?], cols)
+    }
+
     /// Vectors, concatenated: `(name, len)` each.
     pub fn vectors(&self, parts: &[(&str, usize)]) -> Result<S::Vector> {
         let part = |(name, len): &(&str, usize)| {
@@ -106,6 +116,13 @@ impl<B: Backend> Store for Pack<'_, B> {
         let views = tensors.iter().map(|tensor| tensor.view()).collect::<Result<Vec<_>>>()?;
         let weight = self.0.weight(&views)?;
         tensors.iter().for_each(|tensor| files.release(tensor));
+        Ok(weight)
+    }
+
+    fn gated(&self, files: &ModelFiles, [gate, up]: &[Part; 2], _: usize) -> Result<B::Weight> {
+        let (gate, up) = (files.tensor(&gate.name)?, files.tensor(&up.name)?);
+        let weight = self.0.gated_weight(&gate.view()?, &up.view()?)?;
+        [&gate, &up].into_iter().for_each(|tensor| files.release(tensor));
         Ok(weight)
     }
 

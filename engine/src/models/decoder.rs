@@ -3,10 +3,10 @@
 
 use crate::{
     ModelConfig, ModelFiles, Positions, Result,
-    batch::ForwardBatch,
+    batch::{Asked, ForwardBatch},
     layers::{Attention, AttentionSpace, Mlp, MlpSpace, Norm, Pack, Rotary, Store, Weights},
 };
-use oc_kernels::{Backend, Epilogue, Heads, Sampled, Sampling, TokenLogProb};
+use oc_kernels::{Backend, Epilogue, Heads};
 
 /// The parameters of a decoder: matrices kept as `M`, vectors as `V`.
 pub(crate) struct Parameters<M, V> {
@@ -123,8 +123,10 @@ pub(crate) struct Workspace<B: Backend> {
     gathered: B::Tensor,
     /// The same of `attended`. `[T, q_cols]`
     gathered_attended: B::Tensor,
-    /// Rows of the batch that `hidden` holds after the last layer, ascending.
-    wanted: Vec<u32>,
+    /// Whether the last layer of the last step went on with `gathered` in the place of `hidden`, both of each pair.
+    swapped: bool,
+    /// The step, with the lists that came along.
+    batch: Option<B::Batch>,
     capacity: usize,
 }
 
@@ -142,12 +144,28 @@ impl<B: Backend> Workspace<B> {
             embedded: is_projected.then(|| backend.tensor(capacity, config.embedding_size)).transpose()?,
             gathered: backend.tensor(capacity, config.hidden_size)?,
             gathered_attended: backend.tensor(capacity, heads.q_cols())?,
-            wanted: Vec::new(),
+            swapped: false,
+            batch: None,
             capacity,
         })
     }
 
+    /// Most rows of a step.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.hidden, &mut self.gathered);
+        std::mem::swap(&mut self.attended, &mut self.gathered_attended);
+        self.swapped = !self.swapped;
+    }
+
+    /// Every tensor in its first place, with `rows` rows: recorded steps know where they were.
     fn set_rows(&mut self, backend: &B, rows: usize) -> Result<()> {
+        if self.swapped {
+            self.swap();
+        }
         let tensors = [&mut self.hidden, &mut self.normed, &mut self.qkv, &mut self.attended];
         for tensor in tensors.into_iter().chain(&mut self.embedded) {
             backend.set_rows(tensor, rows)?;
@@ -161,8 +179,7 @@ impl<B: Backend> Workspace<B> {
         backend.set_rows(&mut self.gathered_attended, rows.len())?;
         backend.gather_rows(&self.hidden, rows, &mut self.gathered)?;
         backend.gather_rows(&self.attended, rows, &mut self.gathered_attended)?;
-        std::mem::swap(&mut self.hidden, &mut self.gathered);
-        std::mem::swap(&mut self.attended, &mut self.gathered_attended);
+        self.swap();
         backend.set_rows(&mut self.normed, rows.len())?;
         self.mlp.set_rows(backend, rows.len())
     }
@@ -198,20 +215,49 @@ impl<B: Backend> Decoder<B> {
         self.parameters.matrices().map(|weight| backend.weight_bytes(weight)).sum()
     }
 
-    /// Runs all layers over a batch; the residual stream of the `wanted` rows (ascending) stays in `space`. Of the others
-    /// the last layer only stores keys and values.
+    /// Runs all layers over a batch; the residual stream of the rows asked for stays in `space`. Of the others the last layer
+    /// only stores keys and values.
     pub fn forward(
         &self,
         backend: &B,
         batch: &ForwardBatch,
-        wanted: Vec<u32>,
+        asked: &Asked,
         kv: &mut B::KvCache,
         space: &mut Workspace<B>,
     ) -> Result<()> {
+        // Its memory is free for the next one.
+        space.batch = None;
         let turn = self.rotary.turn(backend, batch)?;
-        let device_batch = &backend.batch(&turn.batch, self.heads, kv)?;
-        space.set_rows(backend, batch.ids.len())?;
-        self.embed(backend, batch, space)?;
+        let learned: Vec<u32> = match self.positions {
+            Positions::Rotary => Vec::new(),
+            Positions::Learned { offset } => batch.paged.positions.iter().map(|p| p + offset as u32).collect(),
+        };
+        let places = [&asked.sampled, &asked.scored].map(|places| places.chunks(space.capacity));
+        let mut lists = vec![&batch.ids[..], &learned, &asked.rows];
+        lists.extend(places.into_iter().flatten().chain(batch.targets.chunks(space.capacity)));
+        let device_batch = backend.step(&turn.batch, &lists, self.heads, kv)?;
+        let rows = batch.ids.len();
+        space.set_rows(backend, rows)?;
+        self.embed(backend, &batch.ids, &learned, space)?;
+        let mut layers = || self.layers(backend, &device_batch, turn.table(), asked, rows, kv, space);
+        let is_replayable = turn.is_common() && asked.rows.len() == rows;
+        if is_replayable { backend.replay(&device_batch, &mut layers) } else { layers() }?;
+        space.batch = Some(device_batch);
+        Ok(())
+    }
+
+    /// The layers, from the embedded tokens on; `rows`: rows of the batch.
+    #[allow(clippy::too_many_arguments)]
+    fn layers(
+        &self,
+        backend: &B,
+        batch: &B::Batch,
+        rotary: &B::Tensor,
+        asked: &Asked,
+        rows: usize,
+        kv: &mut B::KvCache,
+        space: &mut Workspace<B>,
+    ) -> Result<()> {
         let layers = &self.parameters.layers;
         for (index, layer) in layers.iter().enumerate() {
             let read = if self.post_norm {
@@ -221,9 +267,9 @@ impl<B: Backend> Decoder<B> {
                 &space.normed
             };
             let attention_space = AttentionSpace { qkv: &mut space.qkv, attended: &mut space.attended };
-            layer.attention.attend(backend, read, turn.table(), device_batch, index, kv, attention_space)?;
-            if index + 1 == layers.len() && wanted.len() < batch.ids.len() {
-                space.keep_rows(backend, &wanted)?;
+            layer.attention.attend(backend, read, rotary, batch, index, kv, attention_space)?;
+            if index + 1 == layers.len() && asked.rows.len() < rows {
+                space.keep_rows(backend, &asked.rows)?;
             }
             layer.attention.project(backend, &space.attended, &mut space.hidden)?;
             if self.post_norm {
@@ -237,82 +283,67 @@ impl<B: Backend> Decoder<B> {
                 layer.mlp.project(backend, &space.mlp, &mut space.hidden)?;
             }
         }
-        space.wanted = wanted;
         Ok(())
     }
 
-    /// The residual stream at its beginning: tokens, and their positions where these are learned.
-    fn embed(&self, backend: &B, batch: &ForwardBatch, space: &mut Workspace<B>) -> Result<()> {
+    /// The residual stream at its beginning: tokens, and their positions where these are learned, by rows of their table.
+    fn embed(&self, backend: &B, ids: &[u32], learned: &[u32], space: &mut Workspace<B>) -> Result<()> {
         let Parameters { embedding, positions, project_in, .. } = &self.parameters;
         let Workspace { hidden, normed, embedded, .. } = space;
         match (project_in, embedded) {
             (Some(project_in), Some(embedded)) => {
-                backend.embedding(embedding, &batch.ids, embedded)?;
+                backend.embedding(embedding, ids, embedded)?;
                 backend.linear(embedded, project_in, None, Epilogue::Store, hidden)?;
             }
-            _ => backend.embedding(embedding, &batch.ids, hidden)?,
+            _ => backend.embedding(embedding, ids, hidden)?,
         }
-        if let (Positions::Learned { offset }, Some(positions)) = (self.positions, positions) {
-            let rows: Vec<u32> = batch.paged.positions.iter().map(|position| position + offset as u32).collect();
-            backend.embedding(positions, &rows, normed)?;
+        if let Some(positions) = positions {
+            backend.embedding(positions, learned, normed)?;
             backend.add(normed, hidden)?;
         }
         Ok(())
     }
 
-    /// Chooses a token after each of `rows` of the last batch.
-    pub fn sample(
+    /// Asks for all that is wanted after the rows of the last batch; a row may be asked more than once.
+    pub fn ask(
         &self,
         backend: &B,
-        rows: &[u32],
-        how: &[Sampling],
+        batch: &ForwardBatch,
+        asked: &Asked,
         space: &mut Workspace<B>,
-    ) -> Result<Vec<Sampled>> {
-        let mut out = Vec::with_capacity(rows.len());
-        for (rows, how) in rows.chunks(space.capacity).zip(how.chunks(space.capacity)) {
-            let (hidden, head) = self.last_hidden(backend, rows, space)?;
-            out.extend(backend.sample(hidden, head, how)?);
+    ) -> Result<B::Answers> {
+        let mut answers = backend.answers(asked.sampled.len(), asked.scored.len())?;
+        let capacity = space.capacity;
+        for (places, how) in asked.sampled.chunks(capacity).zip(batch.sampling.chunks(capacity)) {
+            let (hidden, head) = self.last_hidden(backend, places, space)?;
+            backend.queue_sample(hidden, head, how, &mut answers)?;
         }
-        Ok(out)
+        for (places, targets) in asked.scored.chunks(capacity).zip(batch.targets.chunks(capacity)) {
+            let (hidden, head) = self.last_hidden(backend, places, space)?;
+            backend.queue_log_prob(hidden, head, targets, &mut answers)?;
+        }
+        Ok(answers)
     }
 
-    /// The log-probabilities of `targets` after `rows` of the last batch; a row may occur more than once.
-    pub fn log_prob(
-        &self,
-        backend: &B,
-        rows: &[u32],
-        targets: &[u32],
-        space: &mut Workspace<B>,
-    ) -> Result<Vec<TokenLogProb>> {
-        let mut out = Vec::with_capacity(rows.len());
-        for (rows, targets) in rows.chunks(space.capacity).zip(targets.chunks(space.capacity)) {
-            let (hidden, head) = self.last_hidden(backend, rows, space)?;
-            out.extend(backend.log_prob(hidden, head, targets)?);
-        }
-        Ok(out)
-    }
-
-    /// What the head reads, of the rows asked for only.
+    /// What the head reads, of the rows at these `places` only.
     fn last_hidden<'a>(
         &'a self,
         backend: &B,
-        rows: &[u32],
+        places: &[u32],
         space: &'a mut Workspace<B>,
     ) -> Result<(&'a B::Tensor, &'a B::Weight)> {
-        let place = |row: &u32| space.wanted.binary_search(row).expect("a row asked for is among those wanted") as u32;
-        let places: Vec<u32> = rows.iter().map(place).collect();
         let Parameters { norm, project_out, head, embedding, .. } = &self.parameters;
         let Workspace { hidden, normed, gathered, embedded, .. } = space;
-        backend.set_rows(gathered, rows.len())?;
-        backend.gather_rows(hidden, &places, gathered)?;
+        backend.set_rows(gathered, places.len())?;
+        backend.gather_rows(hidden, places, gathered)?;
         let mut last = &*gathered;
         if let Some(norm) = norm {
-            backend.set_rows(normed, rows.len())?;
+            backend.set_rows(normed, places.len())?;
             norm.forward(backend, last, normed)?;
             last = normed;
         }
         if let (Some(project_out), Some(embedded)) = (project_out, embedded) {
-            backend.set_rows(embedded, rows.len())?;
+            backend.set_rows(embedded, places.len())?;
             backend.linear(last, project_out, None, Epilogue::Store, embedded)?;
             last = embedded;
         }

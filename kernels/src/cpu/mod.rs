@@ -27,9 +27,11 @@ pub use kv_cache::CpuKvCache;
 pub use simd::SimdLevel;
 pub use threads::Threads;
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::{
-    Activation, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, RotarySegment,
-    Sampled, Sampling, Storage, TokenLogProb, WeightFormat, WeightView, backend::check_page_copies,
+    Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result,
+    RotarySegment, Sampling, Storage, WeightFormat, WeightView, backend::check_page_copies,
 };
 use linear::PackedWeight;
 
@@ -62,6 +64,8 @@ pub struct CpuBackend {
     level: SimdLevel,
     dtype: Dtype,
     threads: Threads,
+    /// Products of gate and up, kept from one layer to the next.
+    products: Mutex<Vec<f32>>,
 }
 
 impl CpuBackend {
@@ -85,7 +89,7 @@ impl CpuBackend {
         let threads = if options.threads == 0 { available() } else { options.threads };
         let threads =
             Threads::new(threads).map_err(|e| Error::Unsupported(format!("cannot start {threads} threads: {e}")))?;
-        Ok(Self { level, dtype: options.dtype, threads })
+        Ok(Self { level, dtype: options.dtype, threads, products: Mutex::default() })
     }
 
     /// The vector instructions in use.
@@ -135,7 +139,11 @@ fn check_batch(batch: &PagedBatch, heads: Heads, kv: &CpuKvCache) -> Result<()> 
         (num_kv_heads, head_dim),
         (kv.layout.num_kv_heads, kv.layout.head_dim),
     )?;
-    batch.check(kv.layout.num_pages)
+    batch.check(kv.layout.num_pages)?;
+    match (0..batch.num_seqs()).find(|seq| batch.is_padding(*seq)) {
+        Some(seq) => Err(Error::Unsupported(format!("sequence {seq} of a batch is padding; the CPU backend has none"))),
+        None => Ok(()),
+    }
 }
 
 /// Checks what [`Backend::rotary_store_kv`] and [`Backend::attention`] share.
@@ -154,6 +162,7 @@ impl Backend for CpuBackend {
     type Weight = PackedWeight;
     type KvCache = CpuKvCache;
     type Batch = CpuBatch;
+    type Answers = Answers;
 
     fn info(&self) -> DeviceInfo {
         let level = self.level.name();
@@ -303,10 +312,17 @@ impl Backend for CpuBackend {
     }
 
     fn linear_silu_mul(&self, x: &CpuTensor, w: &PackedWeight, out: &mut CpuTensor) -> Result<()> {
-        let mut products = CpuTensor::new(x.rows, w.rows())?;
-        products.rows = x.rows;
-        self.linear(x, w, None, Epilogue::Store, &mut products)?;
-        self.silu_mul(&products, out)
+        expect("linear_silu_mul: input", x.shape(), (x.rows, w.cols()))?;
+        expect("linear_silu_mul: output", (out.rows, 2 * out.cols), (x.rows, w.rows()))?;
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = x.rows * w.rows();
+        if products.len() < len {
+            products.resize(len, 0.0);
+        }
+        let products = &mut products[..len];
+        linear::linear(x.data(), x.rows, w, 0..w.rows(), None, false, products, w.rows(), &self.threads)?;
+        silu_mul::silu_mul(self.level, &self.threads, products, out.cols, out.data_mut());
+        Ok(())
     }
 
     fn rotary_table(&self, segments: &[RotarySegment<'_>]) -> Result<CpuTensor> {
@@ -367,19 +383,41 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn log_prob(&self, hidden: &CpuTensor, head: &PackedWeight, targets: &[u32]) -> Result<Vec<TokenLogProb>> {
+    fn answers(&self, sampled: usize, scored: usize) -> Result<Answers> {
+        Ok(Answers { sampled: Vec::with_capacity(sampled), scored: Vec::with_capacity(scored) })
+    }
+
+    fn queue_log_prob(
+        &self,
+        hidden: &CpuTensor,
+        head: &PackedWeight,
+        targets: &[u32],
+        answers: &mut Answers,
+    ) -> Result<()> {
         expect("log_prob: hidden", hidden.shape(), (targets.len(), head.cols()))?;
         if let Some(target) = targets.iter().find(|t| **t as usize >= head.rows()) {
             return Err(Error::Index { what: "log_prob: target", index: *target as usize, len: head.rows() });
         }
-        log_prob::log_prob(self.level, &self.threads, hidden.data(), head, targets)
+        answers.scored.extend(log_prob::log_prob(self.level, &self.threads, hidden.data(), head, targets)?);
+        Ok(())
     }
 
-    fn sample(&self, hidden: &CpuTensor, head: &PackedWeight, how: &[Sampling]) -> Result<Vec<Sampled>> {
+    fn queue_sample(
+        &self,
+        hidden: &CpuTensor,
+        head: &PackedWeight,
+        how: &[Sampling],
+        answers: &mut Answers,
+    ) -> Result<()> {
         expect("sample: hidden", hidden.shape(), (how.len(), head.cols()))?;
         if head.rows() == 0 {
             return Err(Error::Shape { what: "sample: head", found: "0 tokens".into(), wanted: "a vocabulary".into() });
         }
-        sample::sample(self.level, &self.threads, hidden.data(), head, how)
+        answers.sampled.extend(sample::sample(self.level, &self.threads, hidden.data(), head, how)?);
+        Ok(())
+    }
+
+    fn collect(&self, answers: Answers) -> Result<Answers> {
+        Ok(answers)
     }
 }

@@ -3,13 +3,12 @@
 //! Prompt rows and generated rows (a sequence's role, not its number of rows) go through different kernels. Whatever the
 //! batch, a row has the same bits: see `attention_plan.rs` for who shares reads, `attention.cuh` for what a row computes.
 
-use std::sync::Arc;
-
 use super::{
     CudaBackend, CudaBatch, CudaKvCache, CudaTensor,
     attention_plan::Plan,
-    device::{Arg, Device, DeviceBuffer, Launch, Module},
+    device::{Arg, DevicePtr, Launch, Module},
     expect, modules,
+    scratch::Scratch,
 };
 use crate::{Error, Heads, PagedBatch, Result};
 
@@ -19,6 +18,8 @@ const THREADS: u32 = 128;
 const MERGE_COLUMNS: usize = 4;
 /// Most blocks in a grid's y dimension.
 const MAX_ITEMS: usize = 65_535;
+/// An item that the kernels of generated tokens skip.
+const NO_ITEM: [u32; 4] = [0; 4];
 /// Bytes of the kernels' keys and values in shared memory: two stages of one block each.
 const STAGE_BYTES: fn(usize) -> usize = |head_dim| 2 * 2 * key_block(head_dim) * head_dim * 2;
 
@@ -74,38 +75,76 @@ impl Kernels {
 pub(super) struct Attention {
     kernels: Kernels,
     plan: Plan,
-    /// The lists of `plan` as the kernels read them, one behind the other, so that a step uploads once: items of four words,
-    /// members of two, tables.
-    lists: DeviceBuffer,
+    /// Where the lists of `plan` begin, as the kernels read them: items of four words, members of two.
+    lists: DevicePtr,
+    /// Words from there to the tables.
+    tables: usize,
     /// `f32 [slots, num_heads, head_dim]`
-    partial_out: DeviceBuffer,
+    partial_out: Scratch,
     /// `f32 [slots, num_heads, 2]`
-    partial_stats: DeviceBuffer,
+    partial_stats: Scratch,
 }
 
 impl Attention {
-    /// Plans and uploads; `None` for heads that have no kernel, which only attention needs to know.
+    /// Plans, and appends all lists but the tables to the empty `words`; `None` for heads that have no kernel, which only
+    /// attention needs to know. For a step that `is_recorded`, the lists of generated tokens get room for a power of two.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; whatever the device refuses.
-    pub fn new(device: &Arc<dyn Device>, batch: &PagedBatch, heads: Heads) -> Result<Option<Self>> {
+    /// [`Error::OutOfMemory`].
+    pub fn new(
+        backend: &CudaBackend,
+        batch: &PagedBatch,
+        heads: Heads,
+        is_recorded: bool,
+        words: &mut Vec<u32>,
+    ) -> Result<Option<Self>> {
         let Ok(kernels) = Kernels::of(heads) else { return Ok(None) };
-        let plan = Plan::new(batch, heads.num_heads / heads.num_kv_heads, kernels.rows);
-        let items = [&plan.prompt, &plan.narrow, &plan.wide].map(|items| items.as_flattened()).concat();
-        let lists = [&items, plan.members.as_flattened(), &plan.tables].concat();
+        let mut plan = Plan::new(batch, heads.num_heads / heads.num_kv_heads, kernels.rows);
+        if is_recorded {
+            for list in [&mut plan.narrow, &mut plan.wide] {
+                let room = if list.is_empty() { 0 } else { list.len().next_power_of_two() };
+                list.resize(room, NO_ITEM);
+            }
+        }
+        for items in [&plan.prompt, &plan.narrow, &plan.wide] {
+            words.extend(items.as_flattened());
+        }
+        words.extend(plan.members.as_flattened());
         let rows = plan.num_slots() * heads.num_heads;
         Ok(Some(Self {
             kernels,
-            lists: DeviceBuffer::from_slice(device, "a batch", &lists)?,
-            partial_out: DeviceBuffer::new(device, "attention of generated tokens", rows * heads.head_dim * 4)?,
-            partial_stats: DeviceBuffer::new(device, "attention of generated tokens", rows * 2 * 4)?,
+            lists: 0,
+            tables: 0,
+            partial_out: backend.scratch.take("attention of generated tokens", rows * heads.head_dim * 4)?,
+            partial_stats: backend.scratch.take("attention of generated tokens: sums", rows * 2 * 4)?,
             plan,
         }))
     }
 
+    /// Appends the tables of pages to the words that the other lists begin.
+    pub fn push_tables(&mut self, words: &mut Vec<u32>) {
+        self.tables = words.len();
+        words.extend(&self.plan.tables);
+    }
+
+    /// Says where those words are on the device.
+    pub fn set_lists(&mut self, lists: DevicePtr) {
+        self.lists = lists;
+    }
+
+    /// Items of the narrow and of the wide kernel, their padding included.
+    pub fn recorded_items(&self) -> [usize; 2] {
+        [self.plan.narrow.len(), self.plan.wide.len()]
+    }
+
+    /// Addresses of the partial results.
+    pub fn partials(&self) -> [DevicePtr; 2] {
+        [self.partial_out.ptr(), self.partial_stats.ptr()]
+    }
+
     /// Where word `at` of the lists stands.
     fn word(&self, at: usize) -> Arg {
-        Arg::Ptr(self.lists.ptr() + 4 * at as u64)
+        Arg::Ptr(self.lists + 4 * at as u64)
     }
 
     /// Item `first` of a list that begins behind `before` other items.
@@ -122,7 +161,7 @@ impl Attention {
     }
 
     fn tables(&self) -> Arg {
-        self.word(4 * self.num_items() + 2 * self.plan.members.len())
+        self.word(self.tables)
     }
 }
 

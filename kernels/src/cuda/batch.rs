@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use super::{
+    CudaBackend,
     attention::Attention,
-    device::{Device, DeviceBuffer},
+    device::DevicePtr,
     kv_cache::CudaKvCache,
+    replay::{self, Key},
+    scratch::Scratch,
 };
 use crate::{Error, Heads, KvLayout, PagedBatch, Result};
+
+/// Lists of indices and where they stand on the device.
+pub(super) type Lists = Vec<(Vec<u32>, DevicePtr)>;
 
 /// A checked [`PagedBatch`], its arrays in device memory, and the heads that read it.
 pub struct CudaBatch {
@@ -22,17 +28,31 @@ pub struct CudaBatch {
     /// Largest row of the rotary table that a row reads.
     pub(super) last_rotary_row: u32,
     /// `u32 [num_tokens]`
-    pub(super) rotary_rows: DeviceBuffer,
+    pub(super) rotary_rows: DevicePtr,
     /// `u32 [num_tokens]`
-    pub(super) slot_mapping: DeviceBuffer,
+    pub(super) slot_mapping: DevicePtr,
+    /// Which recorded step it may be run as.
+    pub(super) replay: Option<Key>,
+    /// Indices that came along, as long as this batch lives.
+    #[expect(dead_code, reason = "held, so that the backend finds it")]
+    lists: Arc<Lists>,
+    /// All of it, one behind the other, so that a step uploads once.
+    #[expect(dead_code, reason = "held: the addresses above lie in it")]
+    pack: Scratch,
 }
 
 impl CudaBatch {
-    /// Checks and uploads.
+    /// Checks and uploads, with `lists` of indices in the same copy.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Index`] as for [`PagedBatch::check`]; whatever the device refuses.
-    pub(super) fn new(device: &Arc<dyn Device>, batch: &PagedBatch, heads: Heads, kv: &CudaKvCache) -> Result<Self> {
+    pub(super) fn new(
+        backend: &CudaBackend,
+        batch: &PagedBatch,
+        lists: &[&[u32]],
+        heads: Heads,
+        kv: &CudaKvCache,
+    ) -> Result<Self> {
         let Heads { num_heads, num_kv_heads, head_dim } = heads;
         if num_kv_heads == 0 || !num_heads.is_multiple_of(num_kv_heads) {
             return Err(Error::Shape {
@@ -50,14 +70,43 @@ impl CudaBatch {
             });
         }
         batch.check(layout.num_pages)?;
+        let rows = batch.num_tokens();
+        let all_generated = (0..batch.num_seqs()).all(|seq| batch.is_generated(seq));
+        let is_recorded = backend.replays && all_generated && replay::is_recorded(rows);
+
+        // What a recorded step reads comes first, where the sizes in its key put it; tables end it, since their length is
+        // in no key.
+        let mut words = Vec::new();
+        let mut attention = Attention::new(backend, batch, heads, is_recorded, &mut words)?;
+        let [rotary_rows, slot_mapping] = [batch.rotary_rows(), &batch.slot_mapping].map(|list| push(&mut words, list));
+        if let Some(attention) = &mut attention {
+            attention.push_tables(&mut words);
+        }
+        let places: Vec<usize> = lists.iter().map(|list| push(&mut words, list)).collect();
+        let pack = backend.scratch.take("a batch", 4 * words.len())?;
+        backend.device().upload(bytemuck::cast_slice(&words), pack.ptr())?;
+        let at = |word: usize| pack.ptr() + 4 * word as u64;
+        let lists = lists.iter().zip(places).map(|(list, place)| (list.to_vec(), at(place))).collect();
+        let lists = Arc::new(lists);
+        backend.set_resident(&lists);
+        if let Some(attention) = &mut attention {
+            attention.set_lists(pack.ptr());
+        }
+        let replay = attention.as_ref().filter(|_| is_recorded).map(|attention| {
+            let (items, [out, stats]) = (attention.recorded_items(), attention.partials());
+            Key { rows, items, addresses: [pack.ptr(), out, stats] }
+        });
         Ok(Self {
             last_rotary_row: batch.rotary_rows().iter().copied().max().unwrap_or(0),
-            rotary_rows: DeviceBuffer::from_slice(device, "a batch", batch.rotary_rows())?,
-            slot_mapping: DeviceBuffer::from_slice(device, "a batch", &batch.slot_mapping)?,
-            attention: Attention::new(device, batch, heads)?,
+            rotary_rows: at(rotary_rows),
+            slot_mapping: at(slot_mapping),
+            replay,
+            attention,
             paged: batch.clone(),
             heads,
             layout,
+            lists,
+            pack,
         })
     }
 
@@ -73,4 +122,10 @@ impl CudaBatch {
         let wanted = format!("{:?}, for which the batch was prepared", self.layout);
         Err(Error::Shape { what, found: format!("{:?}", kv.layout()), wanted })
     }
+}
+
+/// Appends a list; returns its place.
+fn push(words: &mut Vec<u32>, list: &[u32]) -> usize {
+    words.extend(list);
+    words.len() - list.len()
 }

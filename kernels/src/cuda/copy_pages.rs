@@ -2,7 +2,7 @@
 
 use super::{
     CudaBackend, CudaKvCache,
-    device::{Arg, DeviceBuffer, Launch},
+    device::{Arg, Launch},
     launch::CHUNK,
     modules,
 };
@@ -24,7 +24,8 @@ impl CudaBackend {
         let (pool, _) = kv.layer(0)?;
         for pairs in pairs.chunks(MAX_PAIRS) {
             let flat: Vec<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
-            let on_device = DeviceBuffer::from_slice(self.device(), "page numbers", &flat)?;
+            let on_device = self.scratch.take("page numbers", 4 * flat.len())?;
+            self.device().upload(bytemuck::cast_slice(&flat), on_device.ptr())?;
             let plane_chunks = layout.num_pages as u64 * u64::from(chunks);
             self.device().launch(&Launch {
                 module: &modules::COPY_PAGES,

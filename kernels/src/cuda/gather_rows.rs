@@ -2,7 +2,7 @@
 
 use super::{
     CudaBackend, CudaTensor, CudaWeight,
-    device::{Arg, DeviceBuffer, DevicePtr},
+    device::{Arg, DevicePtr},
     expect,
     launch::CHUNK,
     modules,
@@ -39,7 +39,7 @@ impl CudaBackend {
     /// Both matrices have rows `stride` elements apart.
     fn gather(&self, from: DevicePtr, stride: usize, indices: &[u32], out: &mut CudaTensor) -> Result<()> {
         expect("gather_rows: padded output", (out.rows, out.stride()), (indices.len(), stride))?;
-        let on_device = DeviceBuffer::from_slice(self.device(), "row indices", indices)?;
+        let on_device = self.indices(indices)?;
         let [from, on_device_ptr, to] = [from, on_device.ptr(), out.ptr()].map(Arg::Ptr);
         let sizes = [out.rows, out.cols, stride].map(|n| Arg::U32(n as u32));
         let args = [&[from, on_device_ptr, to][..], &sizes].concat();

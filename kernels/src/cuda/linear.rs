@@ -67,9 +67,7 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn logits(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
-        let mut out = CudaTensor::new(self.device(), Storage::F32, rows, cols)?;
-        out.set_rows(rows)?;
-        Ok(out)
+        CudaTensor::scratch(&self.scratch, "logits", Storage::F32, rows, cols)
     }
 
     /// `f32` products of `rows` rows of `x` from `first` on with `w`. `out: [rows, w.rows()]`, `f32`.

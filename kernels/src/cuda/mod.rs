@@ -5,6 +5,7 @@
 
 mod activate;
 mod add;
+mod answers;
 mod arch;
 mod attention;
 mod attention_plan;
@@ -21,20 +22,23 @@ mod log_prob;
 pub mod modules;
 pub mod nccl;
 mod peaks;
+mod replay;
+mod resident;
 mod rms_norm;
 mod rotary;
 mod sample;
+mod scratch;
 mod tensor;
 mod weight;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
-pub use self::{batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor, weight::CudaWeight};
+pub use self::{answers::CudaAnswers, batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor, weight::CudaWeight};
 
-use self::device::Device;
+use self::{batch::Lists, device::Device, replay::Graphs, scratch::ScratchPool};
 use crate::{
-    Activation, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result, RotarySegment,
-    Sampled, Sampling, Storage, TokenLogProb, WeightFormat, WeightView,
+    Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result,
+    RotarySegment, Sampling, Storage, WeightFormat, WeightView,
 };
 
 /// The decoder's operations on one device.
@@ -42,6 +46,13 @@ pub struct CudaBackend {
     device: Arc<dyn Device>,
     dtype: Dtype,
     storage: Storage,
+    /// Memory that operations need for a while.
+    scratch: ScratchPool,
+    /// Whether steps of generated tokens are recorded and replayed.
+    replays: bool,
+    graphs: Mutex<Graphs>,
+    /// Indices that came along with the latest batch.
+    resident: Mutex<Weak<Lists>>,
 }
 
 impl CudaBackend {
@@ -66,7 +77,16 @@ impl CudaBackend {
                 return Err(Error::Unsupported(format!("the CUDA backend computes in bf16 or f16, not in {name}")));
             }
         };
-        Ok(Self { device, dtype, storage })
+        let scratch = ScratchPool::new(&device, false);
+        let (graphs, resident) = (Mutex::default(), Mutex::default());
+        Ok(Self { device, dtype, storage, scratch, replays: false, graphs, resident })
+    }
+
+    /// Keeps the memory that operations need for a while, as an engine wants it: after the largest step nothing is allocated
+    /// any more. `replays`: steps of generated tokens are also recorded as graphs and replayed.
+    #[must_use]
+    pub fn for_engine(self, replays: bool) -> Self {
+        Self { scratch: ScratchPool::new(&self.device, true), replays, ..self }
     }
 
     /// The device.
@@ -94,6 +114,7 @@ impl Backend for CudaBackend {
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
     type Batch = CudaBatch;
+    type Answers = CudaAnswers;
 
     fn info(&self) -> DeviceInfo {
         let caps = self.device.caps();
@@ -147,7 +168,19 @@ impl Backend for CudaBackend {
     }
 
     fn batch(&self, batch: &PagedBatch, heads: Heads, kv: &CudaKvCache) -> Result<CudaBatch> {
-        CudaBatch::new(&self.device, batch, heads, kv)
+        CudaBatch::new(self, batch, &[], heads, kv)
+    }
+
+    fn step(&self, batch: &PagedBatch, lists: &[&[u32]], heads: Heads, kv: &CudaKvCache) -> Result<CudaBatch> {
+        CudaBatch::new(self, batch, lists, heads, kv)
+    }
+
+    fn padded_rows(&self, rows: usize) -> usize {
+        if self.replays { replay::bucket(rows) } else { rows }
+    }
+
+    fn replay<E: From<Error>>(&self, batch: &CudaBatch, work: &mut dyn FnMut() -> Result<(), E>) -> Result<(), E> {
+        self.run_replayable(batch, work)
     }
 
     fn embedding(&self, table: &CudaWeight, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
@@ -242,11 +275,31 @@ impl Backend for CudaBackend {
         self.launch_silu_mul(gate_up, out)
     }
 
-    fn log_prob(&self, hidden: &CudaTensor, head: &CudaWeight, targets: &[u32]) -> Result<Vec<TokenLogProb>> {
-        self.run_log_prob(hidden, head, targets)
+    fn answers(&self, sampled: usize, scored: usize) -> Result<CudaAnswers> {
+        CudaAnswers::new(self, sampled, scored)
     }
 
-    fn sample(&self, hidden: &CudaTensor, head: &CudaWeight, how: &[Sampling]) -> Result<Vec<Sampled>> {
-        self.run_sample(hidden, head, how)
+    fn queue_log_prob(
+        &self,
+        hidden: &CudaTensor,
+        head: &CudaWeight,
+        targets: &[u32],
+        answers: &mut CudaAnswers,
+    ) -> Result<()> {
+        self.queue_log_probs(hidden, head, targets, answers)
+    }
+
+    fn queue_sample(
+        &self,
+        hidden: &CudaTensor,
+        head: &CudaWeight,
+        how: &[Sampling],
+        answers: &mut CudaAnswers,
+    ) -> Result<()> {
+        self.queue_samples(hidden, head, how, answers)
+    }
+
+    fn collect(&self, answers: CudaAnswers) -> Result<Answers> {
+        answers.collect(&*self.device)
     }
 }

@@ -36,8 +36,7 @@ impl CudaBackend {
             return Err(Error::Index { what: "rotary_store_kv: position", index: last, len: table.rows });
         }
         let half = head_dim / 2;
-        let pointers =
-            [qkv.ptr(), table.ptr(), batch.rotary_rows.ptr(), batch.slot_mapping.ptr(), keys, values].map(Arg::Ptr);
+        let pointers = [qkv.ptr(), table.ptr(), batch.rotary_rows, batch.slot_mapping, keys, values].map(Arg::Ptr);
         let sizes = [qkv.rows, num_heads, num_kv_heads, half, qkv.stride(), table.stride()];
         let args = [&pointers[..], &sizes.map(|n| Arg::U32(n as u32))].concat();
         let per_row = (num_heads + 2 * num_kv_heads) * half.div_ceil(CHUNK);

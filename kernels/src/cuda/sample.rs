@@ -3,7 +3,8 @@
 
 use super::{
     CudaBackend, CudaTensor,
-    device::{Arg, DeviceBuffer},
+    answers::drawn,
+    device::{Arg, DevicePtr},
     expect, modules,
 };
 use crate::{Error, Result, Sampled, Sampling, Storage};
@@ -12,6 +13,9 @@ use crate::{Error, Result, Sampled, Sampling, Storage};
 const THREADS: u32 = 1024;
 /// Most logits of a row: their probabilities in units of 2^-44 must fit 64 bits.
 const MAX_VOCAB: usize = 1 << 19;
+
+/// Bytes of `Chosen` of `vocab.cuh`.
+const CHOSEN_BYTES: usize = 24;
 
 /// `How` of `sample.cu`, in words.
 fn how_words(how: &Sampling, vocab: usize) -> [u32; 6] {
@@ -47,40 +51,32 @@ impl CudaBackend {
             let wanted = format!("1 to {MAX_VOCAB} columns in 4 bytes");
             return Err(Error::Shape { what: "sample: logits", found, wanted });
         }
-        let mut out = vec![Sampled { token: 0, logprob: 0.0 }; how.len()];
+        let chosen = self.scratch.take("sampled tokens", how.len() * CHOSEN_BYTES)?;
         // Runs of greedy rows and of others: each kernel takes consecutive rows.
         let mut first = 0;
         for run in how.chunk_by(|a, b| (a.temperature == 0.0) == (b.temperature == 0.0)) {
-            self.choose(logits, first, run, &mut out[first..first + run.len()])?;
+            self.choose(logits, first, run, chosen.ptr() + (first * CHOSEN_BYTES) as u64)?;
             first += run.len();
         }
-        Ok(out)
+        let mut words = vec![[0_u32; CHOSEN_BYTES / 4]; how.len()];
+        self.device().download(chosen.ptr(), bytemuck::cast_slice_mut(&mut words))?;
+        words.iter().enumerate().map(|(row, chosen)| drawn(chosen, row)).collect()
     }
 
-    /// The rows of `logits` from `first` on, all greedy or none.
-    fn choose(&self, logits: &CudaTensor, first: usize, how: &[Sampling], out: &mut [Sampled]) -> Result<()> {
-        // `Chosen` of `vocab.cuh`, in words.
-        let chosen = DeviceBuffer::new(self.device(), "sampled tokens", how.len() * 24)?;
+    /// Queues the choice for the rows of `logits` from `first` on, all greedy or none, written to `chosen`.
+    pub(super) fn choose(&self, logits: &CudaTensor, first: usize, how: &[Sampling], chosen: DevicePtr) -> Result<()> {
         let rows = logits.ptr() + (first * logits.stride() * 4) as u64;
         let sizes = [logits.cols, logits.stride()].map(|n| Arg::U32(n as u32));
-        let [rows, chosen_ptr] = [rows, chosen.ptr()].map(Arg::Ptr);
+        let [rows, chosen] = [rows, chosen].map(Arg::Ptr);
         if how[0].temperature == 0.0 {
-            let args = [&[rows, chosen_ptr][..], &sizes].concat();
-            self.launch_blocks(&modules::ARGMAX, "argmax", how.len(), THREADS, &args)?;
-        } else {
-            let words: Vec<[u32; 6]> = how.iter().map(|how| how_words(how, logits.cols)).collect();
-            let words = DeviceBuffer::from_slice(self.device(), "sampling parameters", &words)?;
-            let args = [&[rows, Arg::Ptr(words.ptr()), chosen_ptr][..], &sizes].concat();
-            self.launch_blocks(&modules::SAMPLE, "sample", how.len(), THREADS, &args)?;
+            let args = [&[rows, chosen][..], &sizes].concat();
+            return self.launch_blocks(&modules::ARGMAX, "argmax", how.len(), THREADS, &args);
         }
-        let chosen: Vec<[u32; 6]> = chosen.to_vec(how.len())?;
-        for (row, ([token, is_finite, below_max, _, low, high], out)) in chosen.into_iter().zip(out).enumerate() {
-            if is_finite == 0 {
-                return Err(Error::NotFinite { what: "sample", row: first + row });
-            }
-            let sum = (u64::from(high) << 32 | u64::from(low)) as f64 / 2_f64.powi(44);
-            *out = Sampled { token, logprob: (f64::from(f32::from_bits(below_max)) - sum.ln()) as f32 };
-        }
-        Ok(())
+        let words: Vec<[u32; 6]> = how.iter().map(|how| how_words(how, logits.cols)).collect();
+        let words = words.as_flattened();
+        let on_device = self.scratch.take("sampling parameters", 4 * words.len())?;
+        self.device().upload(bytemuck::cast_slice(words), on_device.ptr())?;
+        let args = [&[rows, Arg::Ptr(on_device.ptr()), chosen][..], &sizes].concat();
+        self.launch_blocks(&modules::SAMPLE, "sample", how.len(), THREADS, &args)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::device::{Device, DeviceBuffer, DevicePtr};
+use super::{
+    device::{Device, DevicePtr},
+    scratch::{Scratch, ScratchPool},
+};
 use crate::{Error, Result, Storage};
 
 /// Rows are padded to a multiple of this many elements, so that each starts on 16 bytes whatever its element type.
@@ -10,7 +13,7 @@ const ALIGN: usize = 8;
 
 /// A row-major `[rows, cols]` matrix whose rows are `stride` elements apart. What lies behind `cols` is unspecified.
 pub struct CudaTensor {
-    buffer: DeviceBuffer,
+    buffer: Scratch,
     storage: Storage,
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -23,11 +26,23 @@ impl CudaTensor {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub(super) fn new(device: &Arc<dyn Device>, storage: Storage, capacity: usize, cols: usize) -> Result<Self> {
-        let elements = cols.checked_next_multiple_of(ALIGN).and_then(|stride| stride.checked_mul(capacity));
-        // More than fits an address is refused by any device.
-        let bytes = elements.and_then(|n| n.checked_mul(storage.bytes())).unwrap_or(usize::MAX);
-        let buffer = DeviceBuffer::new(device, "activations", bytes)?;
+        let buffer = Scratch::exact(device, "activations", bytes(storage, capacity, cols))?;
         Ok(Self { buffer, storage, rows: 0, cols, capacity })
+    }
+
+    /// `rows` rows of undefined contents, for a while.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] naming `what`.
+    pub(super) fn scratch(
+        pool: &ScratchPool,
+        what: &'static str,
+        storage: Storage,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self> {
+        let buffer = pool.take(what, bytes(storage, rows, cols))?;
+        Ok(Self { buffer, storage, rows, cols, capacity: rows })
     }
 
     /// Uploads `data: [rows, cols]`, rounded to `storage`, and zeros behind each row.
@@ -110,6 +125,12 @@ impl CudaTensor {
     pub(super) fn ptr(&self) -> DevicePtr {
         self.buffer.ptr()
     }
+}
+
+/// Bytes of a matrix, its padding included; more than fits an address is refused by any device.
+fn bytes(storage: Storage, rows: usize, cols: usize) -> usize {
+    let elements = cols.checked_next_multiple_of(ALIGN).and_then(|stride| stride.checked_mul(rows));
+    elements.and_then(|n| n.checked_mul(storage.bytes())).unwrap_or(usize::MAX)
 }
 
 /// Appends `row` in `storage`, little-endian.

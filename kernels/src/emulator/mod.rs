@@ -59,6 +59,23 @@ impl Default for EmulatorOptions {
     }
 }
 
+/// What the host asked of the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Allocations.
+    pub allocations: u64,
+    /// Copies to the device.
+    pub uploads: u64,
+    /// Copies to the host, each of which waits for all work queued before.
+    pub downloads: u64,
+    /// Waits without a copy.
+    pub waits: u64,
+    /// Kernels launched one by one.
+    pub launches: u64,
+    /// Recorded graphs launched.
+    pub graphs: u64,
+}
+
 /// The device.
 #[derive(Clone)]
 pub struct Emulator {
@@ -81,6 +98,7 @@ struct State {
     /// Numbers of writers that were given to blocks so far.
     writers: u32,
     launches: u64,
+    traffic: Traffic,
     last_fault: Option<Fault>,
 }
 
@@ -125,6 +143,7 @@ impl Emulator {
             recording: None,
             writers: 1,
             launches: 0,
+            traffic: Traffic::default(),
             last_fault: None,
         };
         Self { inner: Arc::new(Inner { caps, options, state: Mutex::new(state) }) }
@@ -138,6 +157,11 @@ impl Emulator {
     /// Starts counting anew.
     pub fn reset_counters(&self) {
         self.inner.lock().counters.clear();
+    }
+
+    /// What the host asked of the device since it was made.
+    pub fn traffic(&self) -> Traffic {
+        self.inner.lock().traffic
     }
 
     /// The last fault of a launch or a copy, which [`Device::launch`] has reported as text.
@@ -184,6 +208,11 @@ impl Inner {
             });
             return Ok(());
         }
+        state.traffic.launches += 1;
+        self.execute(state, launch)
+    }
+
+    fn execute(&self, mut state: MutexGuard<'_, State>, launch: &Launch<'_>) -> Result<(), Box<Fault>> {
         let result = launch::run(&mut state, &self.options, launch);
         if let Err(fault) = &result {
             state.last_fault = Some((**fault).clone());
@@ -222,6 +251,10 @@ impl Device for Emulator {
 
     fn alloc(&self, what: &'static str, bytes: usize) -> Result<DevicePtr> {
         let mut state = self.inner.lock();
+        if state.recording.is_some() {
+            return Err(self.inner.error("an allocation during a capture, which records launches only"));
+        }
+        state.traffic.allocations += 1;
         let free = self.inner.options.total_bytes.saturating_sub(state.memory.used);
         if bytes as u64 > free {
             return Err(Error::OutOfMemory { what, bytes, device: self.inner.caps.name.clone() });
@@ -234,10 +267,12 @@ impl Device for Emulator {
     }
 
     fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
+        self.inner.lock().traffic.uploads += 1;
         self.inner.copy("upload", |memory| memory.upload(from, to))
     }
 
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.inner.lock().traffic.downloads += 1;
         self.inner.copy("download", |memory| memory.download(from, to))
     }
 
@@ -250,7 +285,9 @@ impl Device for Emulator {
     }
 
     fn synchronize(&self) -> Result<()> {
-        if self.inner.lock().recording.is_some() {
+        let mut state = self.inner.lock();
+        state.traffic.waits += 1;
+        if state.recording.is_some() {
             return Err(self.inner.error("synchronize during a capture, which records launches only"));
         }
         Ok(())
@@ -279,8 +316,15 @@ struct RecordedGraph {
 
 impl Graph for RecordedGraph {
     fn launch(&self) -> Result<()> {
+        let mut state = self.inner.lock();
+        if state.recording.is_some() {
+            return Err(self.inner.error("a graph launched during a capture, which records launches of kernels only"));
+        }
+        state.traffic.graphs += 1;
+        drop(state);
         for recorded in &self.launches {
-            self.inner.run(&recorded.launch()).map_err(|fault| self.inner.error(fault))?;
+            let state = self.inner.lock();
+            self.inner.execute(state, &recorded.launch()).map_err(|fault| self.inner.error(fault))?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ struct DecodeVisible {
     __device__ __forceinline__ u32 most() const { return any_row ? end : 0; }
 };
 
-// `items`: {place in the table of pages, end of the keys, first member, members}; all members see all keys of the range that
+// `items`: {place in the table of pages, end of the keys, first member, members}, nothing to do for no members; all members see all keys of the range that
 // holds `end - 1`, from its beginning to `end`. Writes `partial_out: [slots, num_heads, D]`, not yet divided by the sum, and
 // `partial_stats: [slots, num_heads]` of {maximum of the scores, sum}.
 template <class T, u32 D, u32 TILES, bool NARROW>
@@ -39,6 +39,8 @@ __device__ __forceinline__ void attention_decode(const u16 *qkv, float *partial_
     extern __shared__ __align__(128) uint4 shared[];
     const u32 queries = shared_address(shared);
     const uint4 item = items[blockIdx.y];
+    // Launches that are replayed have room for more items than there may be.
+    if (item.w == 0) return;
     const u32 kv_head = blockIdx.x, first_row = Rows::first_row();
     const u32 end = item.y, range = (end - 1) / RANGE, rows = item.w * group;
     members += item.z;

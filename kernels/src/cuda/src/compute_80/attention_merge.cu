@@ -13,7 +13,8 @@ constexpr u32 THREADS = 128;
 // Columns of a thread.
 constexpr u32 COLUMNS = 4;
 
-// See attention_decode.cuh. The ranges of member `i` are the slots from its own to that of member `i + 1`.
+// See attention_decode.cuh. The ranges of member `i` are the slots from its own to that of member `i + 1`; one without any
+// stands for no sequence, and its row becomes zeros.
 struct Member {
     u32 token, slot;
 };
@@ -49,7 +50,7 @@ __device__ __forceinline__ void attention_merge(const float *partial_out, const 
         y[2] = fmaf(x.z, factor, y[2]);
         y[3] = fmaf(x.w, factor, y[3]);
     }
-    const float scale = 1.0f / sum;
+    const float scale = ranges == 0 ? 0.0f : 1.0f / sum;
     // Plus 0: a zero has one sign whichever way it came about.
     const uint2 pairs = make_uint2(T::pack(y[0] * scale + 0.0f, y[1] * scale + 0.0f),
                                    T::pack(y[2] * scale + 0.0f, y[3] * scale + 0.0f));
