@@ -383,8 +383,8 @@ pub struct RunArgs {
     /// Accepted for OpenCompass's command lines, where it has no effect either
     #[arg(long, value_name = "N", hide = true)]
     pub min_out_len: Option<usize>,
-    /// Accepted: nothing is padded
-    #[arg(long, value_name = "ID", hide = true)]
+    /// As in OpenCompass: the token whose losses perplexities leave out [default: the model's own padding token]
+    #[arg(long, value_name = "ID")]
     pub pad_token_id: Option<u32>,
     /// Accepted: one process does all the work
     #[arg(long, value_name = "N", hide = true)]

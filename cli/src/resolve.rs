@@ -7,7 +7,7 @@ use crate::{
     hub, kwargs,
 };
 use oc_engine::{Device, Dtype, EngineOptions};
-use oc_eval::{EvalConfig, ModelConfig, Resume, Stage, Summarizer, datasets, model_abbr, models, names};
+use oc_eval::{EvalConfig, ModelConfig, Resume, Stage, Summarizer, model_abbr, models, names};
 use std::path::{Path, PathBuf};
 
 /// A model and how to load it.
@@ -87,16 +87,16 @@ pub fn job(args: &EvalArgs, env: Environment, notes: &mut Vec<String>) -> Result
         None => {
             let mut entries = Vec::new();
             for name in &args.models {
-                entries.extend(match config::named_models(&args.config_dir, name)? {
+                entries.extend(match config::named_models(&args.config_dir, name, notes)? {
                     Some(own) => own,
-                    None => vec![shortcut(name)?],
+                    None => vec![shortcut(name, notes)?],
                 });
             }
             entries
         }
     };
     if configuration.is_none() {
-        configuration = own_datasets(args)?;
+        configuration = own_datasets(args, notes)?;
     }
     if entries.is_empty() {
         let mut evaluation = by_flags(args, &env, notes)?;
@@ -144,31 +144,35 @@ fn configured(config: &mut EvalConfig, configuration: &Configuration, args: &Eva
 }
 
 /// The datasets of `--datasets`, where one of them is a configuration of the user's.
-fn own_datasets(args: &EvalArgs) -> Result<Option<Configuration>> {
+fn own_datasets(args: &EvalArgs, notes: &mut Vec<String>) -> Result<Option<Configuration>> {
     let names = &args.questions.datasets;
-    let own = names.iter().map(|name| config::named_datasets(&args.config_dir, name)).collect::<Result<Vec<_>>>()?;
+    let mut own = Vec::with_capacity(names.len());
+    for name in names {
+        own.push(config::named_datasets(&args.config_dir, name, notes)?);
+    }
     if own.iter().all(Option::is_none) {
         return Ok(None);
     }
     let mut entries = Vec::new();
     for (name, own) in names.iter().zip(own) {
-        match (own, datasets::find(name)) {
-            (Some(own), _) => entries.extend(own),
-            (None, Some((_, dataset))) => {
-                entries.extend(dataset.configs().into_iter().map(|dict| Entry { dict, place: name.clone() }));
-            }
-            (None, None) => {
-                let message = format!("unknown dataset `{name}`");
-                return Err(Error::input(message, "`oc-cli list-configs` lists what is built in"));
-            }
+        match own {
+            Some(own) => entries.extend(own),
+            None => entries.extend(config::built_in_datasets(name, name, notes)?),
         }
     }
     Ok(Some(Configuration { datasets: entries, ..Configuration::default() }))
 }
 
-/// The registered model of this name.
-fn shortcut(name: &str) -> Result<Entry> {
-    match models::find(name) {
+/// The registered model of this name, or the first that a pattern matches.
+fn shortcut(name: &str, notes: &mut Vec<String>) -> Result<Entry> {
+    let pattern = name.strip_suffix(".py").unwrap_or(name);
+    let mut matching: Vec<&str> = models::all().map(|model| model.name).collect();
+    matching.retain(|known| names::matches(pattern, known));
+    matching.sort_unstable();
+    if matching.len() > 1 {
+        notes.push(format!("`{name}` matches {}; the first is taken, as in OpenCompass", matching.join(", ")));
+    }
+    match models::find(matching.first().unwrap_or(&name)) {
         Ok(model) => Ok(Entry { dict: model.config(), place: name.to_owned() }),
         Err(near) => Err(Error::input(
             format!("unknown model `{name}`{}", names::did_you_mean(&near)),
@@ -223,9 +227,12 @@ fn by_flags(args: &EvalArgs, env: &Environment, notes: &mut Vec<String>) -> Resu
         meta_template: meta_template.clone(),
         max_seq_len: *max_seq_len,
         max_out_len,
+        pad_token_id: args.run.pad_token_id.map(i64::from),
         batch_size: args.model.batch_size.unwrap_or(EngineOptions::default().max_batch_size),
         stop_words: stop_words.clone(),
         temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
         seed: sampling.seed,
         ..common(args, env)?
     };
@@ -246,11 +253,18 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
         hf_type: settings.hf_type,
         meta_template_config: settings.meta_template,
         max_seq_len: settings.max_seq_len,
+        truncation: settings.truncation,
+        is_causal_lm: settings.is_causal_lm,
+        has_batch_padding: settings.has_batch_padding,
         max_out_len: settings.max_out_len,
+        min_out_len: settings.min_out_len,
+        pad_token_id: settings.pad_token_id,
         batch_size: args.model.batch_size.unwrap_or(settings.batch_size),
         stop_words: settings.stop_words,
         eos_token_ids: settings.eos_token_ids,
         temperature: settings.sampling.temperature,
+        top_k: settings.sampling.top_k,
+        top_p: settings.sampling.top_p,
         seed: settings.sampling.seed,
         ..common(args, env)?
     };
@@ -415,7 +429,6 @@ fn note_ineffective(run: &RunArgs, notes: &mut Vec<String>) {
         }
     };
     note("--min-out-len", run.min_out_len.is_some_and(|n| n > 1), "nor has it in OpenCompass");
-    note("--pad-token-id", run.pad_token_id.is_some(), "sequences are never padded");
     let one_process = "one process does all the work; see --threads";
     note("--max-num-workers", run.max_num_workers.is_some_and(|n| n > 1), one_process);
     note("--max-workers-per-gpu", run.max_workers_per_gpu.is_some_and(|n| n > 1), one_process);
@@ -509,7 +522,7 @@ mod tests {
     #[test]
     fn flags_without_effect_are_noted() {
         let (_, notes) = eval("--min-out-len 5 --pad-token-id 0 --max-num-workers 8 --max-workers-per-gpu 1").unwrap();
-        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert_eq!(notes.len(), 2, "{notes:?}");
     }
 
     #[test]

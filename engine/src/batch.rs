@@ -1,6 +1,7 @@
 //! What one forward pass computes: plain data.
 
 use oc_kernels::{Answers, PagedBatch, Sampling};
+use std::sync::Arc;
 
 /// The rows of a step and what is asked of them.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub(crate) struct ForwardBatch {
     /// Rows after which a token is chosen, and how.
     pub sample_rows: Vec<u32>,
     pub sampling: Vec<Sampling>,
+    /// Tokens that must not be chosen after each of them. `[sample_rows.len()]`
+    pub forbidden: Vec<Option<Arc<[u32]>>>,
     /// Rows after which the log-probability of a given token is wanted; a row may occur more than once.
     pub score_rows: Vec<u32>,
     pub targets: Vec<u32>,

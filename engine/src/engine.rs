@@ -2,7 +2,7 @@
 
 use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, LoadFormat, MemoryPlan, ModelConfig, ModelFiles,
-    Output, Positions, Request, Result, Stats, Tokenizer,
+    Output, PadTokens, Positions, Request, Result, Stats, Tokenizer,
     cost::WeightCost,
     device,
     generation::Generation,
@@ -11,7 +11,7 @@ use crate::{
     models::decoder::Decoder,
     runner::{BackendRunner, Runner},
     scheduler::{Limits, Scheduler},
-    sequence::{Job, Progress, Work},
+    sequence::{Forbidden, Job, Progress, Work},
 };
 use oc_kernels::{
     Backend, Dtype, PAGE_SIZE,
@@ -35,6 +35,7 @@ const NUMERIC_VERSION: &str = "2";
 pub struct Engine {
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
+    pad_tokens: PadTokens,
     config: ModelConfig,
     fingerprint: Fingerprint,
     plan: MemoryPlan,
@@ -151,6 +152,7 @@ impl Engine {
             return Err(Error::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
         let chat_template = ChatTemplate::of_model(files, options.tokenizer_path.as_deref())?;
+        let pad_tokens = PadTokens::of_model(files, options.tokenizer_path.as_deref(), &tokenizer)?;
         let info = backend.info();
         let fingerprint = Fingerprint {
             weights: files.fingerprint()?,
@@ -176,6 +178,7 @@ impl Engine {
         Ok(Self {
             tokenizer,
             chat_template,
+            pad_tokens,
             config,
             fingerprint,
             plan,
@@ -228,10 +231,14 @@ impl Engine {
         let mut order: Vec<(usize, Request)> = requests.into_iter().enumerate().collect();
         order.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
         let mut jobs = HashMap::new();
+        let eos: Arc<[u32]> = self.config.eos_token_ids.as_slice().into();
         for (index, request) in order {
             let generation = Generation::new(index, &request, &self.tokenizer);
-            let Request { prompt, max_new_tokens, sampling, .. } = request;
-            let id = self.scheduler.add(Job { tokens: prompt, work: Work::Generate { sampling, max_new_tokens } });
+            let Request { prompt, max_new_tokens, min_new_tokens, sampling, .. } = request;
+            let tokens = if min_new_tokens > 0 { eos.clone() } else { Arc::default() };
+            let forbidden = Forbidden { tokens, until: min_new_tokens };
+            let work = Work::Generate { sampling, max_new_tokens, forbidden };
+            let id = self.scheduler.add(Job { tokens: prompt, work });
             jobs.insert(id, generation);
         }
         Ok(Stream { engine: self, jobs, events: VecDeque::new() })
@@ -263,6 +270,9 @@ impl Engine {
         let sampling = request.sampling;
         if !(sampling.temperature.is_finite() && sampling.temperature >= 0.0) {
             return invalid(format!("temperature is {}; use 0 (greedy) or a positive number", sampling.temperature));
+        }
+        if request.min_new_tokens > 0 && sampling.temperature > 0.0 {
+            return invalid("min_new_tokens goes with greedy generation only; set temperature to 0".into());
         }
         if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
             return invalid(format!("top_p is {}; use a number in (0, 1]", sampling.top_p));
@@ -302,6 +312,11 @@ impl Engine {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The tokens that other programs take for padding; nothing is padded here.
+    pub fn pad_tokens(&self) -> PadTokens {
+        self.pad_tokens
     }
 
     /// The model's chat template, if it has one.

@@ -43,6 +43,11 @@ impl Generation {
     /// Takes the next token; returns why the generation ends, if it does.
     pub fn push(&mut self, next: Sampled, eos: &[u32], tokenizer: &Tokenizer) -> Result<Option<FinishReason>> {
         if !self.ignore_eos && eos.contains(&next.token) {
+            // Only special tokens are no text: a caller may end generations at any.
+            if !tokenizer.is_special(next.token) {
+                let piece = self.stream.push(tokenizer, next.token)?;
+                self.append(&piece);
+            }
             return self.end(FinishReason::Eos, tokenizer).map(Some);
         }
         self.tokens.push(next.token);

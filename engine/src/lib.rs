@@ -58,4 +58,4 @@ pub use load::{
 pub use memory::{MemoryPlan, available_memory};
 pub use request::*;
 pub use scoring::ScoreStream;
-pub use text::{ChatMessage, ChatTemplate, TextStream, Tokenizer};
+pub use text::{ChatMessage, ChatTemplate, PadTokens, TextStream, Tokenizer};

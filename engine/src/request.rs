@@ -101,6 +101,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Most tokens to generate; at least one.
     pub max_new_tokens: usize,
+    /// No token that ends a generation is chosen before this many tokens; the likeliest other one is instead.
+    pub min_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Generation stops when the text contains one of these, which is cut off.
@@ -112,7 +114,14 @@ pub struct Request {
 impl Request {
     /// A greedy request.
     pub fn new(prompt: Vec<u32>, max_new_tokens: usize) -> Self {
-        Self { prompt, max_new_tokens, sampling: SamplingParams::default(), stop: Vec::new(), ignore_eos: false }
+        Self {
+            prompt,
+            max_new_tokens,
+            min_new_tokens: 0,
+            sampling: SamplingParams::default(),
+            stop: Vec::new(),
+            ignore_eos: false,
+        }
     }
 }
 

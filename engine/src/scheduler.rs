@@ -198,6 +198,7 @@ impl Step {
             if let Some(sampling) = sequence.sampling(position) {
                 batch.sample_rows.push(row);
                 batch.sampling.push(sampling);
+                batch.forbidden.push(sequence.forbidden());
                 sampled.push(id);
             }
             for question in sequence.questions(position) {

@@ -5,6 +5,7 @@ use crate::{
     kv_cache::{BlockTable, KvPool, TokenLoss},
 };
 use oc_kernels::{PAGE_SIZE, Sampled, Sampling};
+use std::sync::Arc;
 
 /// Something to compute.
 #[derive(Debug)]
@@ -17,12 +18,20 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Choose a token after the last one, again and again.
-    Generate { sampling: SamplingParams, max_new_tokens: usize },
+    Generate { sampling: SamplingParams, max_new_tokens: usize, forbidden: Forbidden },
     /// Find the log-probabilities of the tokens of every fork, each as if it alone followed the prompt.
     ///
     /// The forks are computed one after the other in the same pages: the next one overwrites what the one before
     /// left behind the prompt. So a prompt that ends within a page is computed once, and nothing is copied.
     Score { forks: Vec<Vec<u32>>, prompt_losses: bool },
+}
+
+/// Tokens that are not chosen at first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forbidden {
+    pub tokens: Arc<[u32]>,
+    /// For so many tokens.
+    pub until: usize,
 }
 
 /// What a scoring job found.
@@ -239,6 +248,13 @@ impl Sequence {
         let SamplingParams { temperature, top_k, top_p, seed } = sampling;
         let counter = (self.tokens.len() - self.prompt_len) as u64;
         (row + 1 == self.tokens.len()).then_some(Sampling { temperature, top_k, top_p, seed, counter })
+    }
+
+    /// The tokens that must not be chosen next.
+    pub fn forbidden(&self) -> Option<Arc<[u32]>> {
+        let Work::Generate { forbidden, .. } = &self.work else { return None };
+        let is_early = self.tokens.len() - self.prompt_len < forbidden.until;
+        (is_early && !forbidden.tokens.is_empty()).then(|| forbidden.tokens.clone())
     }
 
     /// The log-probabilities wanted after `row`, each asked once, rows in order.

@@ -28,6 +28,17 @@ impl HfType {
     }
 }
 
+/// What goes of a prompt that is too long without examples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    /// Its beginning.
+    #[default]
+    Left,
+    /// Its middle: `mode='mid'` of OpenCompass's models, which reserve room for the output, and `drop_middle=True` of
+    /// `HuggingFaceBaseModel`, which does not.
+    Middle,
+}
+
 /// Which earlier run to go on with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
@@ -212,8 +223,20 @@ pub struct EvalConfig {
     /// Prompts longer than this lose in-context examples, then their beginning. `None`: the model's own limit only
     /// cuts the beginning, and no example is dropped, as in OpenCompass.
     pub max_seq_len: Option<usize>,
+    /// What goes of a prompt that is longer without examples too.
+    pub truncation: Truncation,
+    /// The model is of OpenCompass's class `HuggingFaceCausalLM`, whose single prompts leave room for the output within
+    /// [`max_seq_len`](Self::max_seq_len).
+    pub is_causal_lm: bool,
+    /// `batch_padding=True` of that class: prompts are not single, unless the batch size is 1.
+    pub has_batch_padding: bool,
     /// Most tokens to generate; OpenCompass's default is 256.
     pub max_out_len: usize,
+    /// Tokens before which no token can end an answer, where the dataset does not say.
+    pub min_out_len: Option<usize>,
+    /// The token whose losses perplexities leave out, where it is not the model's own; negative ones count from the end of
+    /// the vocabulary.
+    pub pad_token_id: Option<i64>,
     /// Upper bound on sequences in flight, for the record: the engine has its own copy.
     pub batch_size: usize,
     /// Only these subjects; empty: all.
@@ -226,6 +249,10 @@ pub struct EvalConfig {
     pub eos_token_ids: Option<Vec<u32>>,
     /// 0 is greedy, as OpenCompass runs C-Eval.
     pub temperature: f32,
+    /// Sample from this many of the likeliest tokens; 0: from all. No effect when greedy.
+    pub top_k: usize,
+    /// Sample from the likeliest tokens that together have this probability. No effect when greedy.
+    pub top_p: f32,
     /// Seed of sampling; no effect when greedy.
     pub seed: u64,
     /// What of the run to do. [`Stage::Eval`] and [`Stage::Viz`] need [`resume`](Self::resume).
@@ -256,13 +283,20 @@ impl Default for EvalConfig {
             meta_template: None,
             meta_template_config: None,
             max_seq_len: None,
+            truncation: Truncation::Left,
+            is_causal_lm: false,
+            has_batch_padding: false,
             max_out_len: 256,
+            min_out_len: None,
+            pad_token_id: None,
             batch_size: 8,
             subjects: Vec::new(),
             limit: None,
             stop_words: Vec::new(),
             eos_token_ids: None,
             temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
             seed: 0,
             stage: Stage::All,
             summarizer: Summarizer::default(),

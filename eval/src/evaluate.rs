@@ -46,7 +46,7 @@ pub(crate) fn from_journal(
     let mut recorders: Vec<Recorder<'_>> = tasks.iter().map(|task| Recorder::new(task, style)).collect();
     let mut all: Vec<Answers> = tasks.iter().map(|_| Vec::new()).collect();
     let mut logged: Vec<Vec<&Entry>> = tasks.iter().map(|_| Vec::new()).collect();
-    for question in &questions.0 {
+    for question in &questions.all {
         let record = match (&question.asked, entries.get(&question.key())) {
             (Ok((asked, _)), Some(entry)) => {
                 logged[question.number].push(entry);

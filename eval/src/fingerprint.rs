@@ -28,6 +28,12 @@ pub(crate) struct Fingerprint {
     eos_token_ids: Option<Vec<u32>>,
     /// As text, because JSON has no `f32`.
     temperature: String,
+    /// Only where it leaves something out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    top_k: Option<usize>,
+    /// As text; only where it leaves something out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    top_p: Option<String>,
     /// Only where it has an effect.
     seed: Option<u64>,
 }
@@ -46,6 +52,8 @@ impl Fingerprint {
             stop_words: config.stop_words.clone(),
             eos_token_ids: config.eos_token_ids.clone(),
             temperature: config.temperature.to_string(),
+            top_k: (config.temperature > 0.0 && config.top_k > 0).then_some(config.top_k),
+            top_p: (config.temperature > 0.0 && config.top_p < 1.0).then(|| config.top_p.to_string()),
             seed: (config.temperature > 0.0).then_some(config.seed),
         }
     }
@@ -133,6 +141,9 @@ mod tests {
             r#"stop_words was [], now ["\n"]"#,
         ];
         assert_eq!(differences(other, model), wanted);
+        let few = EvalConfig { temperature: 0.5, top_k: 5, top_p: 0.5, ..base.clone() };
+        let wanted = ["top_k was not recorded, now 5", "top_p was not recorded, now 0.5"];
+        assert_eq!(differences(few, identity())[1..3], wanted);
         let hot = EvalConfig { temperature: 0.5, seed: 7, ..base };
         assert_eq!(differences(hot, identity()), ["temperature was 0, now 0.5", "seed was none, now 7"]);
 

@@ -5,7 +5,7 @@ use crate::{
     journal::{Entries, Journal, Reply},
     modes::{
         r#gen,
-        ppl::{self, Ask},
+        ppl::{self, Ask, LeftOut},
     },
     questions::{Askable, Questions},
 };
@@ -81,8 +81,9 @@ fn score(model: &mut dyn Model, open: &[Askable<'_>], writer: &mut Writer<'_>) -
             requests.push(request.into());
         }
         let parts = places.len() - first;
-        let masked = ppl::masked(askable.question.task, askable.question.sample, model)?;
-        pending.push(Pending { ask, masked, scores: vec![None; parts] });
+        let (task, sample) = (askable.question.task, askable.question.sample);
+        let left_out = ppl::left_out(task, sample, askable.asked, writer.config, model)?;
+        pending.push(Pending { ask, left_out, scores: vec![None; parts] });
     }
     let mut latest = Stats::default();
     let stats = model.score(requests, &mut |score, stats| {
@@ -92,7 +93,8 @@ fn score(model: &mut dyn Model, open: &[Askable<'_>], writer: &mut Writer<'_>) -
         let (askable, question) = (&open[number], &mut pending[number]);
         question.scores[part] = Some(score);
         let Some(scores) = question.scores.iter().cloned().collect::<Option<Vec<Score>>>() else { return Ok(()) };
-        let numbers = question.ask.numbers(&askable.question.task.inferencer, askable.asked, question.masked, &scores);
+        let numbers =
+            question.ask.numbers(&askable.question.task.inferencer, askable.asked, &question.left_out, &scores);
         question.scores.fill(None);
         writer.finish(askable, Reply::numbers(&numbers), stats)
     });
@@ -103,8 +105,7 @@ fn score(model: &mut dyn Model, open: &[Askable<'_>], writer: &mut Writer<'_>) -
 /// A question that is being scored.
 struct Pending {
     ask: Ask,
-    /// Tokens that are left out at the beginning.
-    masked: usize,
+    left_out: LeftOut,
     /// Of its requests, as they come.
     scores: Vec<Option<Score>>,
 }

@@ -30,9 +30,9 @@ mod run;
 mod score;
 mod task;
 
-pub use config::{EvalConfig, HfType, ModelConfig, Resume, Stage, Summarizer, model_abbr};
+pub use config::{EvalConfig, HfType, ModelConfig, Resume, Stage, Summarizer, Truncation, model_abbr};
 pub use error::{Error, Result};
-pub use model::{Message, Model, ModelIdentity, OnOutput, OnScore};
+pub use model::{Message, Model, ModelIdentity, OnOutput, OnScore, PadTokens};
 pub use observer::{Event, Observer, Phase, Plan};
 pub use outcome::{Failure, Overall, PromptRecord, RunReport, Subset};
 pub use preview::prompts;

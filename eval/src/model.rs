@@ -30,6 +30,19 @@ pub struct ModelIdentity {
     pub numeric_version: String,
 }
 
+/// The tokens that OpenCompass may take for padding: those of the model's own files. `None`: no such token is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PadTokens {
+    /// Of the tokenizer.
+    pub tokenizer: Option<u32>,
+    /// Of `generation_config.json`.
+    pub generation_config: Option<u32>,
+    /// The tokenizer's end of a text.
+    pub eos: Option<u32>,
+    /// Size of the tokenizer's vocabulary, from whose end negative ids count.
+    pub vocab_size: usize,
+}
+
 /// What [`Model::generate`] calls with every finished output, in completion order, and with `None` every now and then
 /// between them; and the counters so far. An error ends the generation and is returned by it.
 pub type OnOutput<'a> = dyn FnMut(Option<Output>, Stats) -> Result<()> + 'a;
@@ -61,6 +74,20 @@ pub trait Model {
     /// [`encode`](Self::encode) of many texts; an implementation may use several threads.
     fn encode_all(&self, texts: &[String], add_special_tokens: bool) -> Result<Vec<Vec<u32>>> {
         texts.iter().map(|text| self.encode(text, add_special_tokens)).collect()
+    }
+
+    /// The text of `ids` without special tokens. Only prompts that are cut in the middle need it.
+    ///
+    /// # Errors
+    /// By default: this model cannot do that.
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        let what = format!("{} cannot turn {} ids into text", self.name(), ids.len());
+        Err(crate::Error::Config { what })
+    }
+
+    /// See [`PadTokens`]; by default there are none.
+    fn pad_tokens(&self) -> PadTokens {
+        PadTokens::default()
     }
 
     /// The text that the model's chat template makes of `messages`, ending where the assistant's next answer begins if

@@ -67,6 +67,10 @@ pub struct Overall {
     pub generated_tokens: u64,
     /// Prompts that lost in-context examples or their beginning.
     pub truncated: usize,
+    /// Answers that a stop word ended.
+    pub stopped: usize,
+    /// Answers that the limit of tokens ended.
+    pub unended: usize,
     /// Answers in which no rule found a letter.
     pub unparsed: usize,
     /// Wall-clock time of this run.

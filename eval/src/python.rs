@@ -61,14 +61,32 @@ pub(crate) fn float(x: f64) -> String {
     if x.is_infinite() {
         return if x > 0.0 { "inf" } else { "-inf" }.into();
     }
+    let mut text = format!("{x:e}");
+    let digits = text.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    if digits == 17 {
+        // Of two texts that are equally near Rust takes the larger, Python the one that ends in an even digit.
+        text = format!("{x:.16e}");
+    }
     // Python writes an exponent outside 1e-4 ≤ |x| < 1e16, with a sign and two digits at least.
     if x == 0.0 || (1e-4..1e16).contains(&x.abs()) {
-        return format!("{x:?}");
+        return if digits == 17 { plain(&text) } else { format!("{x:?}") };
     }
-    let text = format!("{x:e}");
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
     format!("{mantissa}e{sign}{digits:0>2}")
+}
+
+/// Seventeen digits in scientific notation without an exponent.
+fn plain(text: &str) -> String {
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    let digits = mantissa.replace('.', "");
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if exponent < 0 {
+        return format!("{sign}0.{}{digits}", "0".repeat(exponent.unsigned_abs() as usize - 1));
+    }
+    let (whole, fraction) = digits.split_at((exponent as usize + 1).min(digits.len()));
+    format!("{sign}{whole}.{}", if fraction.is_empty() { "0" } else { fraction })
 }
 
 /// `repr` of a value, on one line.
@@ -161,6 +179,21 @@ mod tests {
         let texts =
             ["31.57894736842105", "100.0", "0.0", "1e-05", "0.0001", "1e+16", "123456789.5", "-2.5e-07", "1e+22"];
         assert_eq!(floats.map(float), texts);
+        // Half-way between two texts of 17 digits, and others of 17.
+        for (x, text) in [
+            (3.317_573_547_363_281_25, "3.3175735473632812"),
+            (-3.317_573_547_363_281_25, "-3.3175735473632812"),
+            (1493.763_122_558_593_75, "1493.7631225585938"),
+            (23_249_332.979_492_187_5, "23249332.979492188"),
+            (5_539_345.261_230_468_75, "5539345.261230469"),
+            (0.000_123_456_789_012_345_67, "0.00012345678901234567"),
+            (1_234_567_890_123_456.7, "1234567890123456.8"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (9.536_744_117_736_817e-7, "9.536744117736817e-07"),
+        ] {
+            assert_eq!(float(x).parse(), Ok(x));
+            assert_eq!(float(x), text);
+        }
         let value = json!({"a": [1, 2.5, null, true], "b": {"c": "d'"}});
         assert_eq!(repr(&value), r#"{'a': [1, 2.5, None, True], 'b': {'c': "d'"}}"#);
     }

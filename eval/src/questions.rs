@@ -1,7 +1,7 @@
 //! The questions of a run with their prompts, and what of them is answered.
 
 use crate::{
-    EvalConfig, Inferencer, Model, Plan, Result, Sample, Task,
+    EvalConfig, Inferencer, Model, Plan, Result, Sample, Task, Truncation,
     fingerprint::hash_prompts,
     journal::{Entries, Entry, Reply},
     modes::{
@@ -37,6 +37,8 @@ pub(crate) struct Askable<'a> {
     pub question: &'a Question<'a>,
     pub asked: &'a Asked,
     hash: &'a str,
+    /// The padding token, see [`ppl::pad`].
+    pad: Option<u32>,
 }
 
 impl Askable<'_> {
@@ -50,7 +52,7 @@ impl Askable<'_> {
         if self.is_generated() {
             r#gen::settings(self.question.task, config)
         } else {
-            ppl::settings(self.question.task)
+            ppl::settings(self.question.task, self.asked, config, self.pad)
         }
     }
 
@@ -71,7 +73,10 @@ impl Askable<'_> {
 
 /// All questions, subset by subset, row by row: neighbours share their solved examples, which the engine's prefix
 /// cache then finds.
-pub(crate) struct Questions<'a>(pub Vec<Question<'a>>);
+pub(crate) struct Questions<'a> {
+    pub all: Vec<Question<'a>>,
+    pad: Option<u32>,
+}
 
 impl<'a> Questions<'a> {
     /// The questions of `tasks` with their prompts.
@@ -91,14 +96,14 @@ impl<'a> Questions<'a> {
                     (asked, hash)
                 }),
             };
-        Ok(Self(samples.zip(asked).map(question).collect()))
+        Ok(Self { all: samples.zip(asked).map(question).collect(), pad: ppl::pad(config, model) })
     }
 
     /// Those that can be asked.
     pub(crate) fn askable(&self) -> impl Iterator<Item = Askable<'_>> {
-        self.0.iter().filter_map(|question| {
+        self.all.iter().filter_map(|question| {
             let (asked, hash) = question.asked.as_ref().ok()?;
-            Some(Askable { question, asked, hash })
+            Some(Askable { question, asked, hash, pad: self.pad })
         })
     }
 
@@ -154,7 +159,7 @@ impl<'a> Questions<'a> {
         Plan {
             run,
             subsets,
-            samples: self.0.len(),
+            samples: self.all.len(),
             resumed: entries.len(),
             prompt_tokens: left.iter().map(|ids| ids.len() as u64).sum(),
             unshared_tokens: fit::unshared_tokens(&left),
@@ -168,6 +173,7 @@ impl<'a> Questions<'a> {
 
     /// One sentence for all prompts that lost something.
     pub(crate) fn truncation_warning(&self, config: &EvalConfig) -> Option<String> {
+        let lost = if config.truncation == Truncation::Middle { "middle" } else { "beginning" };
         let count = |is_it: &dyn Fn(&Built) -> bool| self.prompts().filter(|built| is_it(built)).count();
         let (fewer, cut) = (count(&|built| built.shots < built.all_shots), count(&|built| built.cut > 0));
         let all = count(&Built::is_truncated);
@@ -183,7 +189,7 @@ impl<'a> Questions<'a> {
         let limit = limits.into_iter().collect::<Vec<_>>().join(", or ");
         (all > 0).then(|| {
             format!(
-                "{all} of {} prompts do not fit into {limit}: {fewer} lost solved examples, {cut} lost their beginning",
+                "{all} of {} prompts do not fit into {limit}: {fewer} lost solved examples, {cut} lost their {lost}",
                 self.prompts().count()
             )
         })

@@ -6,7 +6,7 @@ use crate::{
     evaluate::{self, Found},
     fingerprint::Fingerprint,
     infer,
-    journal::{Journal, Recorded},
+    journal::{Entries, Journal, Recorded, Reply},
     metrics,
     output::{self, RunFolder},
     prompt::Style,
@@ -81,7 +81,7 @@ fn evaluate(
     for tasks in tasks {
         check_tasks(tasks)?;
     }
-    configs.iter().filter_map(datasets::missing_members).for_each(|warning| run.teller.warn(warning));
+    configs.iter().flat_map(datasets::warnings).for_each(|warning| run.teller.warn(warning));
     run.datasets = distinct(tasks.iter().flatten().map(|task| &task.dataset_config));
     if run.first.stage == Stage::Eval {
         return run.score_again(tasks);
@@ -341,6 +341,8 @@ impl<'a> Run<'a> {
             computed_tokens: stats.computed_prompt_tokens,
             generated_tokens: stats.generated_tokens,
             truncated: plan.truncated,
+            stopped: ended(&entries, "stop"),
+            unended: ended(&entries, "length"),
             seconds: start.elapsed().as_secs_f64(),
             ..of_counts(found.counts)
         };
@@ -476,6 +478,11 @@ impl<'a> Run<'a> {
         report.warnings = self.teller.warnings;
         Ok(report)
     }
+}
+
+/// Answers that ended in this way.
+fn ended(entries: &Entries, wanted: &str) -> usize {
+    entries.values().filter(|entry| matches!(&entry.reply, Reply::Text { finish, .. } if finish == wanted)).count()
 }
 
 /// The questions of a run that only asks that have no answer.

@@ -242,6 +242,14 @@ impl Task {
         }
     }
 
+    /// Tokens before which no token can end an answer: the dataset's own number, or the one of `config`.
+    pub fn min_out_len(&self, config: &EvalConfig) -> usize {
+        match &self.inferencer {
+            Inferencer::Gen(generation) => generation.min_out_len.or(config.min_out_len).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     /// Stop strings: those of `config`, then the dataset's own.
     pub fn stop_words(&self, config: &EvalConfig) -> Vec<String> {
         let own: &[String] = if let Inferencer::Gen(generation) = &self.inferencer { &generation.stop } else { &[] };

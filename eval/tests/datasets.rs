@@ -317,11 +317,28 @@ fn collections_resolve_to_what_exists_here() {
     let tasks = datasets::load(&medium).unwrap();
     let count = |prefix: &str| tasks.iter().filter(|task| task.abbr.starts_with(prefix)).count();
     assert_eq!((count("lukaemon_mmlu_"), count("cmmlu-"), count("ceval-"), tasks.len()), (57, 67, 104, 57 + 67 + 104));
-    let missing = datasets::missing_members(&medium).unwrap();
+    let missing = datasets::warnings(&medium).remove(0);
     assert!(missing.starts_with("12 of the 15 datasets of base_core do not exist here: GaokaoBench_"), "{missing}");
-    let none = EvalConfig { datasets: vec!["example".into()], ..medium };
+    let none = EvalConfig { datasets: vec!["example".into()], ..medium.clone() };
     let error = datasets::load(&none).unwrap_err().to_string();
     assert!(error.starts_with("2 of the 2 datasets of example do not exist here: piqa_gen"), "{error}");
+
+    // As OpenCompass looks for files: patterns, whatever the case; of several the first; and the ends of variables.
+    let first = |name: &str| datasets::resolve(name).map(|found| (found.members[0].1.name, found.warnings.len()));
+    assert_eq!(first("CEval_gen").unwrap(), ("ceval_gen_5f30c7", 0));
+    assert_eq!(first("ceval_gen.py").unwrap(), ("ceval_gen_5f30c7", 0));
+    assert_eq!(first("siqa_ppl_[!ce]*").unwrap(), ("siqa_ppl_42bc6e", 1));
+    assert_eq!(first("ceval_zero*").unwrap(), ("ceval_zero_shot_gen_bd40ef", 0));
+    assert_eq!(first("ceval_gen/ceval_datasets").unwrap(), ("ceval_gen_5f30c7", 0));
+    assert_eq!(first("base_core/datasets").unwrap().0, "mmlu_ppl_ac766d");
+    assert_eq!(datasets::resolve("base_core/cmmlu_datasets").unwrap().members.len(), 1);
+    let error = |name: &str| first(name).unwrap_err().to_string();
+    assert!(
+        error("ceval_gen/test").starts_with("ceval_gen/test: no variable ends in `test`"),
+        "{}",
+        error("ceval_gen/test")
+    );
+    assert!(error("cevall_*").starts_with("unknown dataset `cevall_*`"));
 }
 
 /// What a user's configuration may hold that has no meaning here is named.

@@ -1,7 +1,7 @@
 //! The engine as the evaluation sees it.
 
 use oc_engine::{ChatMessage, Engine, Event, Request, ScoreEvent, ScoreRequest, Stats};
-use oc_eval::{Error, Message, Model, ModelIdentity, OnOutput, OnScore, Result};
+use oc_eval::{Error, Message, Model, ModelIdentity, OnOutput, OnScore, PadTokens, Result};
 
 /// [`Model`] over an [`Engine`].
 pub struct EngineModel {
@@ -52,6 +52,15 @@ impl Model for EngineModel {
 
     fn encode_all(&self, texts: &[String], add_special_tokens: bool) -> Result<Vec<Vec<u32>>> {
         Ok(self.engine.tokenizer().encode_all(texts, add_special_tokens)?)
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(self.engine.tokenizer().decode(ids, true)?)
+    }
+
+    fn pad_tokens(&self) -> PadTokens {
+        let oc_engine::PadTokens { tokenizer, generation_config, eos } = self.engine.pad_tokens();
+        PadTokens { tokenizer, generation_config, eos, vocab_size: self.engine.tokenizer().vocab_size() }
     }
 
     fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {

@@ -1,12 +1,13 @@
 //! `oc-cli pull`: a model from the Hugging Face hub into its cache.
 
-use super::{Outcome, list_configs::glob};
+use super::Outcome;
 use crate::{
     args::PullArgs,
     diagnostics::{Error, Result, Stdout, Terminal},
     hub::{self, Client, Remote, Settings},
     progress,
 };
+use oc_eval::names::glob;
 use std::{
     fs,
     path::Path,

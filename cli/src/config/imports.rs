@@ -3,10 +3,17 @@
 use oc_eval::{EvalConfig, datasets, integer_key, models, names};
 use oc_pyconfig::{Dict, Host, Module, Place, Value};
 use serde_json::{Value as Json, json};
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 /// The files of the user, and the registries.
-pub struct Imports;
+#[derive(Default)]
+pub struct Imports {
+    /// What is worth telling of imported collections.
+    pub notes: Mutex<Vec<String>>,
+}
 
 impl Host for Imports {
     fn module(&self, file: &str, level: u32, module: &str) -> Result<Module, String> {
@@ -15,16 +22,23 @@ impl Host for Imports {
             let source = super::read_source(&path).map_err(|error| error.to_string())?;
             return Ok(Module::File { name: path.to_string_lossy().into_owned(), source });
         }
-        built_in(module).map(Module::Values).ok_or_else(|| {
-            let name = last(module);
-            let known = || models::all().map(|model| model.name).chain(dataset_names());
-            let near = names::did_you_mean(&names::near(name, known()));
-            format!(
-                "there is no file {}, and no built-in configuration `{name}`{near}\n\nhint: `oc-cli list-configs` \
+        built_in(module, &mut self.notes.lock().unwrap_or_else(PoisonError::into_inner)).map(Module::Values).ok_or_else(
+            || {
+                let name = last(module);
+                let known = || {
+                    models::all()
+                        .map(|model| model.name)
+                        .chain(dataset_names())
+                        .chain(datasets::collections().map(|c| c.0))
+                };
+                let near = names::did_you_mean(&names::near(name, known()));
+                format!(
+                    "there is no file {}, and no built-in configuration `{name}`{near}\n\nhint: `oc-cli list-configs` \
                  lists what is built in",
-                path.display()
-            )
-        })
+                    path.display()
+                )
+            },
+        )
     }
 }
 
@@ -63,7 +77,7 @@ fn dataset_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The variables of the built-in configuration of this name, as OpenCompass's file has them.
-fn built_in(module: &str) -> Option<Vec<(String, Value)>> {
+fn built_in(module: &str, notes: &mut Vec<String>) -> Option<Vec<(String, Value)>> {
     let name = last(module);
     let place = Place { file: format!("built-in {name}"), line: 1 };
     if module.split('.').any(|part| part == "summarizers" || part == "groups") {
@@ -78,7 +92,25 @@ fn built_in(module: &str) -> Option<Vec<(String, Value)>> {
         let configs = dataset.configs().iter().map(|config| value(config, &place)).collect();
         return Some(vec![(family.variable.to_owned(), Value::List(configs))]);
     }
-    None
+    collection(name, &place, notes)
+}
+
+/// A collection of datasets: a variable for each of those that exist here, and all of them together.
+fn collection(name: &str, place: &Place, notes: &mut Vec<String>) -> Option<Vec<(String, Value)>> {
+    let is_it = datasets::collections().any(|(known, _)| known == name);
+    let found = if is_it { datasets::resolve(name).ok()? } else { return None };
+    notes.extend(found.warnings.into_iter().filter(|warning| !notes.contains(warning)).collect::<Vec<_>>());
+    let mut variables: Vec<(String, Value)> = Vec::new();
+    let mut all = Vec::new();
+    for (family, dataset) in found.members {
+        let configs: Vec<Value> = dataset.configs().iter().map(|config| value(config, place)).collect();
+        all.extend(configs.iter().cloned());
+        // As in a file that imports the same variable twice, the later one stays.
+        variables.retain(|(variable, _)| variable != family.variable);
+        variables.push((family.variable.to_owned(), Value::List(configs)));
+    }
+    variables.push(("datasets".into(), Value::List(all)));
+    Some(variables)
 }
 
 /// OpenCompass's `summarizers/example.py`, which has no groups, and its `summarizers/groups/<dataset>.py`.
@@ -155,13 +187,22 @@ mod tests {
     #[test]
     fn what_is_built_in_has_opencompasss_variables() {
         let names = |module: &str| {
-            built_in(module).map(|variables| variables.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+            let found = built_in(module, &mut Vec::new());
+            found.map(|variables| variables.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         };
         assert_eq!(names("models.opt.hf_opt_125m").unwrap(), ["opt125m", "models"]);
         assert_eq!(names("datasets.ceval.ceval_gen").unwrap(), ["ceval_datasets"]);
         assert_eq!(names("datasets.gsm8k.gsm8k_gen"), None);
         assert_eq!(names("summarizers.example").unwrap(), ["summarizer"]);
         assert_eq!(names("summarizers.groups.ceval").unwrap(), ["ceval_summary_groups"]);
+        let small = names("datasets.collections.base_small").unwrap();
+        assert_eq!(small, ["ceval_datasets", "winogrande_datasets", "datasets"]);
+        let mut notes = Vec::new();
+        built_in("datasets.collections.base_small", &mut notes).unwrap();
+        assert!(
+            notes[0].starts_with("31 of the 33 datasets of base_small do not exist here: bbh_gen_5b92b0, "),
+            "{notes:?}"
+        );
         assert_eq!((names("summarizers.ceval_gen"), names("groups.siqa")), (None, None));
     }
 

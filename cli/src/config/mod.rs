@@ -13,6 +13,7 @@ pub use model::{Place as ModelFolders, settings};
 pub use python::{named_datasets, named_models};
 
 use crate::diagnostics::{Error, Result};
+use oc_eval::{datasets, names};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,30 @@ impl Configuration {
             None => error.into(),
         }
     }
+}
+
+/// The dictionaries of what is built in under a name of `--datasets`. `place` is for messages.
+///
+/// # Errors
+/// Names that do not exist.
+pub fn built_in_datasets(name: &str, place: &str, notes: &mut Vec<String>) -> Result<Vec<Entry>> {
+    let found = datasets::resolve(name).map_err(|error| match error {
+        oc_eval::Error::UnknownDataset { name, near, .. } => {
+            let (place, near) =
+                (if place == name { String::new() } else { format!("{place}: ") }, names::did_you_mean(&near));
+            Error::input(
+                format!("{place}unknown dataset `{name}`{near}"),
+                "`oc-cli list-configs` lists what is built in",
+            )
+        }
+        other => Error::Input(format!("{place}: {other}")),
+    })?;
+    notes.extend(found.warnings);
+    let mut entries: Vec<Entry> = Vec::new();
+    for (_, dataset) in found.members {
+        entries.extend(dataset.configs().into_iter().map(|dict| Entry { dict, place: place.to_owned() }));
+    }
+    Ok(entries)
 }
 
 /// Most bytes of a configuration file.

@@ -6,12 +6,12 @@ use crate::{
     hub, kwargs,
 };
 use oc_engine::{Device, Dtype, SamplingParams};
-use oc_eval::{HfType, ModelConfig, models::Class, names};
+use oc_eval::{HfType, ModelConfig, Truncation, models::Class, names};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Keys of a model's dictionary that mean something here.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 19] = [
     "abbr",
     "type",
     "path",
@@ -26,26 +26,26 @@ const KEYS: [&str; 14] = [
     "stop_words",
     "end_str",
     "run_cfg",
+    "min_out_len",
+    "pad_token_id",
+    "mode",
+    "drop_middle",
+    "batch_padding",
 ];
 
 /// Keys that change nothing here: what they are for there.
-const IGNORED: [(&str, &str); 5] = [
-    ("batch_padding", "nothing is padded"),
-    ("pad_token_id", "nothing is padded"),
-    ("min_out_len", "nor has it in OpenCompass"),
+const IGNORED: [(&str, &str); 2] = [
     ("summarizer_abbr", "the table has one name for each model"),
     ("tokenizer_only", "prompts are shown without weights by `oc-cli prompt`"),
 ];
 
 /// Keys that must be absent or switched off.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 5] = [
     ("peft_path", "merge the adapter into the weights first, and give that folder"),
     ("peft_kwargs", "merge the adapter into the weights first, and give that folder"),
     ("pred_postprocessor", "answers are read as the dataset says"),
     ("fastchat_template", "use the model's own chat template (HuggingFacewithChatTemplate), or a meta_template"),
     ("extract_pred_after_decode", "leave it out: answers never hold their prompt"),
-    ("drop_middle", "too long prompts lose examples and then their beginning"),
-    ("mode", "too long prompts lose examples and then their beginning (mode='none')"),
 ];
 
 /// Where weights are looked for.
@@ -76,8 +76,18 @@ pub struct Settings {
     pub meta_template: Option<Value>,
     /// Limit of a prompt in tokens.
     pub max_seq_len: Option<usize>,
+    /// `mode`, or `drop_middle`.
+    pub truncation: Truncation,
+    /// The class is `HuggingFaceCausalLM`.
+    pub is_causal_lm: bool,
+    /// `batch_padding`.
+    pub has_batch_padding: bool,
     /// Most tokens to generate.
     pub max_out_len: usize,
+    /// Fewest tokens to generate.
+    pub min_out_len: Option<usize>,
+    /// `pad_token_id`.
+    pub pad_token_id: Option<i64>,
     /// Sequences at once.
     pub batch_size: usize,
     /// `stop_words` and `end_str`.
@@ -153,6 +163,14 @@ pub fn settings(entry: &Entry, folders: &Place, ignore_dtype: bool, notes: &mut 
         max_out_len: reader
             .count(dict, "max_out_len")?
             .ok_or_else(|| entry.error("`max_out_len` is missing", "max_out_len=100"))?,
+        truncation: reader.truncation(dict, class, notes)?,
+        is_causal_lm: is_causal,
+        has_batch_padding: reader.flag(dict, "batch_padding")?,
+        min_out_len: reader.count(dict, "min_out_len")?,
+        pad_token_id: match dict.get("pad_token_id") {
+            None | Some(Value::Null) => None,
+            Some(id) => Some(id.as_i64().ok_or_else(|| reader.wrong("pad_token_id", id, "a token id"))?),
+        },
         batch_size: reader.count(dict, "batch_size")?.unwrap_or(8),
         stop_words,
         eos_token_ids,
@@ -217,7 +235,7 @@ impl Reader<'_> {
         }
         if let Some((_, why)) = IGNORED.iter().find(|(ignored, _)| *ignored == key) {
             let note = format!("`{key}` of a model has no effect: {why}");
-            if !is_off && key != "batch_padding" && !notes.contains(&note) {
+            if !is_off && !notes.contains(&note) {
                 notes.push(note);
             }
             return Ok(());
@@ -274,6 +292,32 @@ impl Reader<'_> {
         }
     }
 
+    fn flag(&self, dict: &Map<String, Value>, key: &str) -> Result<bool> {
+        match dict.get(key) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(key, other, "True or False")),
+        }
+    }
+
+    /// `mode` of the classes that have it, else `drop_middle`: where a class has the other key, it has no effect.
+    fn truncation(&self, dict: &Map<String, Value>, class: Class, notes: &mut Vec<String>) -> Result<Truncation> {
+        let is_mid = match dict.get("mode").map(|mode| (mode, mode.as_str())) {
+            None | Some((Value::Null, _) | (_, Some("none"))) => false,
+            Some((_, Some("mid"))) => true,
+            Some((other, _)) => return Err(self.wrong("mode", other, "'none' or 'mid'")),
+        };
+        let drops_middle = self.flag(dict, "drop_middle")?;
+        let (is_middle, unused) = match class {
+            Class::HuggingFaceBaseModel => (drops_middle, is_mid.then_some("mode")),
+            _ => (is_mid, drops_middle.then_some("drop_middle")),
+        };
+        if let Some(key) = unused {
+            notes.push(format!("`{key}` of a model has no effect: nor has it in OpenCompass's {}", class.name()));
+        }
+        Ok(if is_middle { Truncation::Middle } else { Truncation::Left })
+    }
+
     fn map(&self, dict: &Map<String, Value>, key: &str) -> Result<Map<String, Value>> {
         match dict.get(key) {
             None | Some(Value::Null) => Ok(Map::new()),
@@ -323,6 +367,24 @@ mod tests {
     }
 
     #[test]
+    fn classes_cut_as_opencompasss() {
+        let settings = |name: &str, key: &str, value: Value| {
+            let mut dict = models::find(name).unwrap().config();
+            dict[key] = value;
+            let mut notes = Vec::new();
+            let entry = Entry { dict, place: "x.py:3".into() };
+            let settings = settings(&entry, &Place::default(), false, &mut notes).unwrap();
+            (settings.truncation, notes.iter().filter(|note| note.starts_with(&format!("`{key}`"))).count())
+        };
+        let (base, chat) = ("hf_opt_125m", "hf_internlm2_chat_7b");
+        assert_eq!(settings(base, "drop_middle", json!(true)), (Truncation::Middle, 0));
+        assert_eq!(settings(base, "mode", json!("mid")), (Truncation::Left, 1));
+        assert_eq!(settings(chat, "mode", json!("mid")), (Truncation::Middle, 0));
+        assert_eq!(settings(chat, "mode", json!("none")), (Truncation::Left, 0));
+        assert_eq!(settings("hf_internlm2_chat_7b_with_system", "mode", json!("mid")), (Truncation::Middle, 0));
+    }
+
+    #[test]
     fn weights_are_found_below_the_folder_of_models_and_in_the_cache() {
         let dir = tempfile::tempdir().unwrap();
         let folders = Place { models_dir: Some(dir.path().join("m")), hub: Some(dir.path().join("hub")) };
@@ -355,7 +417,8 @@ mod tests {
         assert!(error("max_sequence", json!(3)).starts_with("x.py:3: unknown key `max_sequence` of a model"));
         assert!(error("batchsize", json!(3)).contains("did you mean `batch_size`"));
         assert!(error("peft_path", json!("x")).starts_with("x.py:3: `peft_path` is not supported"));
-        assert!(error("mode", json!("mid")).contains("`mode` is not supported"));
+        assert!(error("mode", json!("left")).contains("`mode` is \"left\""));
+        assert!(error("drop_middle", json!("x")).contains("`drop_middle` is \"x\""));
         assert!(error("max_out_len", json!("x")).contains("`max_out_len` is \"x\""));
         assert!(
             error("type", json!("opencompass.models.OpenAI")).contains("`opencompass.models.OpenAI` does not exist")

@@ -67,7 +67,7 @@ fn package() -> Option<PathBuf> {
 fn variable(package: &Path, file: &str, variable: &str) -> Option<Json> {
     let path = package.join("opencompass/configs").join(file);
     let source = std::fs::read_to_string(&path).ok()?;
-    let evaluated = oc_pyconfig::evaluate(&path.to_string_lossy(), &source, &Imports, Limits::default());
+    let evaluated = oc_pyconfig::evaluate(&path.to_string_lossy(), &source, &Imports::default(), Limits::default());
     let evaluated = evaluated.unwrap_or_else(|error| panic!("{error}"));
     let value = evaluated.get(variable).unwrap_or_else(|| panic!("{file} has no {variable}"));
     let Value::List(items) = value else { panic!("{variable} of {file} is {}", value.kind()) };
@@ -167,7 +167,9 @@ fn the_tutorials_files_are_evaluated_unmodified() {
                 continue;
             }
             let source = std::fs::read_to_string(&file).unwrap();
-            if let Err(error) = oc_pyconfig::evaluate(&file.to_string_lossy(), &source, &Imports, Limits::default()) {
+            if let Err(error) =
+                oc_pyconfig::evaluate(&file.to_string_lossy(), &source, &Imports::default(), Limits::default())
+            {
                 panic!("{error}");
             }
             evaluated += 1;

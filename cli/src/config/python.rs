@@ -5,7 +5,10 @@ use crate::diagnostics::{Error, Result};
 use oc_eval::{datasets, integer_key, models::Class, names};
 use oc_pyconfig::{Dict, Evaluated, Limits, Value};
 use serde_json::{Map, Number, Value as Json};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::PoisonError,
+};
 
 /// Variables that ask for something that does not exist here.
 const REFUSED: [(&str, &str); 3] = [
@@ -17,18 +20,22 @@ const REFUSED: [(&str, &str); 3] = [
 /// Summarizers whose keys are understood.
 const SUMMARIZERS: [&str; 1] = ["DefaultSummarizer"];
 
+/// The variables of a file. What is worth telling goes to its notes.
 fn evaluate(path: &Path) -> Result<Evaluated> {
     let source = read_source(path)?;
-    let evaluated = oc_pyconfig::evaluate(&path.to_string_lossy(), &source, &Imports, Limits::default());
-    evaluated.map_err(|error| Error::Input(error.to_string()))
+    let imports = Imports::default();
+    let evaluated = oc_pyconfig::evaluate(&path.to_string_lossy(), &source, &imports, Limits::default());
+    let mut evaluated = evaluated.map_err(|error| Error::Input(error.to_string()))?;
+    evaluated.notes.append(&mut imports.notes.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(evaluated)
 }
 
 /// The models of the user's configuration of this name below `folder`, if there is one.
 ///
 /// # Errors
 /// As for a configuration file.
-pub fn named_models(folder: &Path, name: &str) -> Result<Option<Vec<Entry>>> {
-    let Some(path) = named(&[folder.join("models")], name) else { return Ok(None) };
+pub fn named_models(folder: &Path, name: &str, notes: &mut Vec<String>) -> Result<Option<Vec<Entry>>> {
+    let Some(path) = named(&[folder.join("models")], name, notes) else { return Ok(None) };
     entries(&evaluate(&path)?, &path.to_string_lossy(), "models", &Class::ALL.map(Class::name)).map(Some)
 }
 
@@ -37,11 +44,12 @@ pub fn named_models(folder: &Path, name: &str) -> Result<Option<Vec<Entry>>> {
 ///
 /// # Errors
 /// As for a configuration file.
-pub fn named_datasets(folder: &Path, name: &str) -> Result<Option<Vec<Entry>>> {
+pub fn named_datasets(folder: &Path, name: &str, notes: &mut Vec<String>) -> Result<Option<Vec<Entry>>> {
     let (name, ending) = name.split_once('/').unwrap_or((name, "_datasets"));
     let folders = ["datasets", "dataset_collections"].map(|kind| folder.join(kind));
-    let Some(path) = named(&folders, name) else { return Ok(None) };
-    let evaluated = evaluate(&path)?;
+    let Some(path) = named(&folders, name, notes) else { return Ok(None) };
+    let mut evaluated = evaluate(&path)?;
+    notes.append(&mut evaluated.notes);
     let mut found = Vec::new();
     for (variable, _) in evaluated.variables.iter().filter(|(variable, _)| variable.ends_with(ending)) {
         found.extend(entries(&evaluated, &path.to_string_lossy(), variable, &datasets::types())?);
@@ -53,22 +61,32 @@ pub fn named_datasets(folder: &Path, name: &str) -> Result<Option<Vec<Entry>>> {
     Ok(Some(found))
 }
 
-/// The file `name.py` in one of the folders or below; of several the first.
-fn named(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
-    let file = format!("{name}.py");
-    let mut open: Vec<PathBuf> = folders.iter().rev().cloned().collect();
-    while let Some(folder) = open.pop() {
-        let mut paths: Vec<PathBuf> =
-            std::fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|e| e.path()).collect();
-        paths.sort();
-        let found = paths.iter().find(|path| path.is_file() && path.file_name().is_some_and(|name| *name == *file));
-        if let Some(found) = found {
-            return Some(found.clone());
+/// The file `name.py` in one of the folders or below, where `name` may be a pattern; of several the first by name, in the
+/// first folder that has one.
+fn named(folders: &[PathBuf], name: &str, notes: &mut Vec<String>) -> Option<PathBuf> {
+    let pattern = format!("{}.py", name.strip_suffix(".py").unwrap_or(name));
+    let mut found: Vec<PathBuf> = Vec::new();
+    for folder in folders {
+        let (mut open, mut here) = (vec![folder.clone()], Vec::new());
+        while let Some(folder) = open.pop() {
+            for path in std::fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|entry| entry.path()) {
+                let is_match = |file: &std::ffi::OsStr| names::matches(&pattern, &file.to_string_lossy());
+                if path.is_file() && path.file_name().is_some_and(is_match) {
+                    here.push(path);
+                } else if path.is_dir() && !path.is_symlink() {
+                    // Links are not followed, so that this ends.
+                    open.push(path);
+                }
+            }
         }
-        // Links are not followed, so that this ends.
-        open.extend(paths.into_iter().rev().filter(|path| path.is_dir() && !path.is_symlink()));
+        here.sort_by(|a, b| a.file_name().cmp(&b.file_name()).then_with(|| a.cmp(b)));
+        found.append(&mut here);
     }
-    None
+    if found.len() > 1 {
+        let all: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+        notes.push(format!("`{name}` matches {}; the first is taken, as in OpenCompass", all.join(", ")));
+    }
+    found.into_iter().next()
 }
 
 /// Reads a `.py` file.

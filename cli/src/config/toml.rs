@@ -1,8 +1,8 @@
 //! Our own form: a TOML file whose keys are those of the command line. Unknown keys are errors.
 
-use super::{Configuration, Entry, Questions, read_source};
+use super::{Configuration, Entry, Questions, built_in_datasets, read_source};
 use crate::diagnostics::{Error, Result};
-use oc_eval::{datasets, model_abbr, models, models::Class, names};
+use oc_eval::{model_abbr, models, models::Class, names};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -61,14 +61,9 @@ fn parse(name: &str, source: &str) -> Result<Configuration> {
     if file.limit == Some(0) {
         return Err(Error::input(format!("{name}: limit is 0"), "leave it out for all questions"));
     }
-    let mut datasets = Vec::new();
+    let (mut datasets, mut notes) = (Vec::new(), Vec::new());
     for dataset in &file.datasets {
-        let (_, found) = datasets::find(dataset).ok_or_else(|| {
-            let known = datasets::all().flat_map(|d| d.aliases.iter().copied().chain([d.name]));
-            let near = names::did_you_mean(&names::near(dataset, known));
-            Error::input(format!("{name}: unknown dataset `{dataset}`{near}"), "`oc-cli list-configs` lists them")
-        })?;
-        datasets.extend(found.configs().into_iter().map(|dict| Entry { dict, place: name.to_owned() }));
+        datasets.extend(built_in_datasets(dataset, name, &mut notes)?);
     }
     let models = file.models.iter().enumerate();
     let models = models.map(|(number, model)| entry(name, number + 1, model)).collect::<Result<_>>()?;
@@ -78,7 +73,7 @@ fn parse(name: &str, source: &str) -> Result<Configuration> {
         summarizer: None,
         work_dir: file.work_dir,
         questions: Questions { data_dir: file.data_dir, subjects: file.subjects, limit: file.limit },
-        notes: Vec::new(),
+        notes,
     })
 }
 

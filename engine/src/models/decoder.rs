@@ -325,6 +325,15 @@ impl<B: Backend> Decoder<B> {
         Ok(answers)
     }
 
+    /// The logits after the row at `place` of those asked. `[vocab_size]`
+    pub fn logits(&self, backend: &B, place: u32, vocab_size: usize, space: &mut Workspace<B>) -> Result<Vec<f32>> {
+        let mut out = backend.tensor(1, vocab_size)?;
+        backend.set_rows(&mut out, 1)?;
+        let (hidden, head) = self.last_hidden(backend, &[place], space)?;
+        backend.linear(hidden, head, None, Epilogue::Store, &mut out)?;
+        Ok(backend.download(&out)?)
+    }
+
     /// What the head reads, of the rows at these `places` only.
     fn last_hidden<'a>(
         &'a self,

@@ -3,6 +3,7 @@
 mod chat_template;
 mod gguf_vocab;
 mod gpt2_files;
+mod pad;
 mod sentencepiece;
 mod special_tokens;
 mod tokenizer;
@@ -10,4 +11,5 @@ mod tokenizer_config;
 
 pub(crate) use chat_template::gguf_special_tokens;
 pub use chat_template::{ChatMessage, ChatTemplate};
+pub use pad::PadTokens;
 pub use tokenizer::{TextStream, Tokenizer};

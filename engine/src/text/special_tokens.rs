@@ -6,6 +6,29 @@ use crate::{Error, Result, load::read_json};
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
+/// The text of the token in a role, `bos`, `eos`, `unk` or `pad`, as the files of a folder name it. Without
+/// `tokenizer_config.json` it is LLaMA's usual one, if there is one.
+///
+/// # Errors
+/// What cannot be read.
+pub(super) fn role(folder: &Path, config: Option<&TokenizerConfig>, role: &str) -> Result<Option<String>> {
+    let path = folder.join("special_tokens_map.json");
+    let map = if path.is_file() { read_json(&path)? } else { Value::Null };
+    let token = &map[format!("{role}_token")];
+    let named = config.and_then(|config| config.special(role)).or(token.as_str().or_else(|| token["content"].as_str()));
+    Ok(named.or(usual(role).filter(|_| config.is_none())).map(str::to_owned))
+}
+
+/// LLaMA's token in a role.
+fn usual(role: &str) -> Option<&'static str> {
+    match role {
+        "bos" => Some("<s>"),
+        "eos" => Some("</s>"),
+        "unk" => Some("<unk>"),
+        _ => None,
+    }
+}
+
 /// The tokens and what is put around a text.
 #[derive(Debug, Default)]
 pub(super) struct SpecialTokens {
@@ -52,13 +75,7 @@ impl SpecialTokens {
             let key = format!("{role}_token");
             let in_map = map[&key].as_str().or_else(|| map[&key]["content"].as_str());
             let named = config.as_ref().and_then(|config| config.special(role)).or(in_map);
-            let usual = match role {
-                "bos" => Some("<s>"),
-                "eos" => Some("</s>"),
-                "unk" => Some("<unk>"),
-                _ => None,
-            };
-            let Some(text) = named.or(usual.filter(|_| config.is_none())) else { continue };
+            let Some(text) = named.or(usual(role).filter(|_| config.is_none())) else { continue };
             let added = special.tokens.iter().find(|(_, (added, _))| added == text).map(|(id, _)| *id);
             if let Some(id) = added.or_else(|| id_of(text)) {
                 special.tokens.entry(id).or_insert_with(|| (text.to_owned(), true)).1 = true;

@@ -8,10 +8,19 @@ pub(super) struct Collection {
     members: &'static str,
 }
 
+/// Collections in the folder `leaderboard` of the others'.
+const LEADERBOARD: [&str; 2] = ["qwen", "qwen_chat"];
+
 impl Collection {
     /// The names of its members.
     pub fn members(&self) -> impl Iterator<Item = &'static str> {
         self.members.split_whitespace()
+    }
+
+    /// OpenCompass's file below `configs/datasets`.
+    pub fn file(&self) -> String {
+        let folder = if LEADERBOARD.contains(&self.name) { "leaderboard/" } else { "" };
+        format!("collections/{folder}{}.py", self.name)
     }
 }
 

@@ -244,46 +244,87 @@ pub fn groups(config: &EvalConfig) -> Result<Vec<Group>> {
     Ok(families.into_iter().flat_map(|family| (family.groups)()).collect())
 }
 
-/// The members of the collections among `config.datasets` that do not exist here, one sentence for each collection; `None`
-/// where there are none.
-pub fn missing_members(config: &EvalConfig) -> Option<String> {
-    let sentence = |collection: &'static collections::Collection| {
-        let missing: Vec<&str> = collection.members().filter(|name| find(name).is_none()).collect();
-        let (all, gone) = (collection.members().count(), missing.len());
-        let name = collection.name;
-        (gone > 0).then(|| format!("{gone} of the {all} datasets of {name} do not exist here: {}", missing.join(", ")))
-    };
-    let named = config.datasets.iter().filter_map(|name| collections::find(name));
-    let sentences: Vec<String> = named.filter_map(sentence).collect();
-    (!sentences.is_empty()).then(|| sentences.join("; "))
+/// What is worth knowing of the names in `config.datasets`, each once: members of a collection that do not exist here, and
+/// patterns that stand for more than one name.
+pub fn warnings(config: &EvalConfig) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for warning in config.datasets.iter().filter_map(|name| resolve(name).ok()).flat_map(|found| found.warnings) {
+        if !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+    all
 }
 
-/// Names of all collections.
-pub fn collection_names() -> impl Iterator<Item = &'static str> {
-    collections::COLLECTIONS.iter().map(|collection| collection.name)
+/// Every collection and OpenCompass's file of it, below `configs/datasets`.
+pub fn collections() -> impl Iterator<Item = (&'static str, String)> {
+    collections::COLLECTIONS.iter().map(|collection| (collection.name, collection.file()))
+}
+
+/// What a name stands for.
+pub struct Resolved {
+    /// Configurations, in order; of a collection those that exist.
+    pub members: Vec<(&'static Family, &'static Dataset)>,
+    /// What is worth knowing.
+    pub warnings: Vec<String>,
+}
+
+/// The configurations that a name of `--datasets` stands for, as OpenCompass looks for it: a configuration, a collection,
+/// or a pattern in the manner of a shell, whatever the case; of several that match, the first by name. After a `/`
+/// stands the end of the variables that are wanted, e.g. `ceval_gen/ceval_datasets`.
+///
+/// # Errors
+/// [`Error::UnknownDataset`]; [`Error::Config`] for a collection without a member that exists, and for an ending that no
+/// variable has.
+pub fn resolve(given: &str) -> Result<Resolved> {
+    let (pattern, ending) = given.split_once('/').map_or((given, None), |(name, ending)| (name, Some(ending)));
+    let pattern = pattern.strip_suffix(".py").unwrap_or(pattern);
+    let known = || all().flat_map(|d| d.aliases.iter().copied().chain([d.name])).chain(collections().map(|c| c.0));
+    let is_known = find(pattern).is_some() || collections::find(pattern).is_some();
+    let mut names: Vec<&str> =
+        if is_known { vec![pattern] } else { known().filter(|name| names::matches(pattern, name)).collect() };
+    names.sort_unstable();
+    names.dedup();
+    let Some(&name) = names.first() else {
+        let near = names::near(pattern, known());
+        return Err(Error::UnknownDataset { name: given.into(), near, known: known().map(str::to_owned).collect() });
+    };
+    let mut warnings = Vec::new();
+    if names.len() > 1 {
+        let all = names.join(", ");
+        warnings.push(format!("`{given}` matches {all}; the first is taken, as in OpenCompass"));
+    }
+    let (mut members, is_collection) = match (find(name), collections::find(name)) {
+        (None, Some(collection)) => {
+            let missing: Vec<&str> = collection.members().filter(|name| find(name).is_none()).collect();
+            if !missing.is_empty() {
+                let (all, gone, names) = (collection.members().count(), missing.len(), missing.join(", "));
+                warnings.push(format!("{gone} of the {all} datasets of {name} do not exist here: {names}"));
+            }
+            (collection.members().filter_map(find).collect::<Vec<_>>(), true)
+        }
+        (found, _) => (found.into_iter().collect(), false),
+    };
+    if members.is_empty() {
+        let what = format!("{}\n\nhint: `oc-cli list-configs` shows those that do", warnings.join("; "));
+        return Err(Error::Config { what });
+    }
+    if let Some(ending) = ending.filter(|ending| !(is_collection && "datasets".ends_with(ending))) {
+        let variables: Vec<&str> = members.iter().map(|(family, _)| family.variable).collect();
+        members.retain(|(family, _)| family.variable.ends_with(ending));
+        if members.is_empty() {
+            let what = format!("{given}: no variable ends in `{ending}`\n\nhint: {name} has {}", variables.join(", "));
+            return Err(Error::Config { what });
+        }
+    }
+    Ok(Resolved { members, warnings })
 }
 
 /// The configurations that are named, each once; of a collection those of its members that exist.
 fn named(config: &EvalConfig) -> Result<Vec<(&'static Family, &'static Dataset)>> {
     let mut found: Vec<(&'static Family, &'static Dataset)> = Vec::new();
     for name in &config.datasets {
-        let members: Vec<_> = match (find(name), collections::find(name)) {
-            (Some(one), _) => vec![one],
-            (None, Some(collection)) => collection.members().filter_map(find).collect(),
-            (None, None) => {
-                let known = || all().flat_map(|d| d.aliases.iter().copied().chain([d.name])).chain(collection_names());
-                return Err(Error::UnknownDataset {
-                    name: name.clone(),
-                    near: names::near(name, known()),
-                    known: known().map(str::to_owned).collect(),
-                });
-            }
-        };
-        if members.is_empty() {
-            let what = missing_members(config).unwrap_or_default();
-            return Err(Error::Config { what: format!("{what}\n\nhint: `oc-cli list-configs` shows those that do") });
-        }
-        for (family, dataset) in members {
+        for (family, dataset) in resolve(name)?.members {
             if !found.iter().any(|(_, one)| one.name == dataset.name) {
                 found.push((family, dataset));
             }

@@ -1,10 +1,13 @@
 //! Prompts cut to the model's context as OpenCompass does it; one for a question, or one for each of its labels.
 //!
 //! While a prompt is longer than `max_seq_len`, its last solved example is dropped and it is built again; nothing is
-//! reserved for the output. What is still too long loses its beginning. Without `max_seq_len` no example is dropped,
-//! and only the model's own limit cuts.
+//! reserved for the output. What is still too long loses its beginning, or its middle. Without `max_seq_len` no example is
+//! dropped, and only the model's own limit cuts.
 
-use crate::{Error, EvalConfig, Inferencer, Label, Message, Model, Prompt, Result, Sample, Task, prompt::Style};
+use crate::{
+    Error, EvalConfig, HfType, Inferencer, Label, Message, Model, Prompt, Result, Sample, Task, Truncation,
+    prompt::Style,
+};
 
 /// A prompt that can be sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +22,7 @@ pub(crate) struct Built {
     pub shots: usize,
     /// Solved examples of an uncut prompt.
     pub all_shots: usize,
-    /// Tokens cut from the beginning.
+    /// Tokens cut from the beginning, or from the middle.
     pub cut: usize,
     /// Tokens before the cut, as OpenCompass counts them.
     pub counted: usize,
@@ -41,6 +44,8 @@ pub(crate) struct Limits {
     examples: Option<usize>,
     /// The beginning is cut above this.
     prompt: usize,
+    /// The middle is cut above this, so that two halves of it are left.
+    middle: Option<Middle>,
     /// What the model's context leaves beside the output.
     room: usize,
 }
@@ -73,12 +78,48 @@ impl Limits {
             });
         };
         let extra = usize::from(matches!(task.inferencer, Inferencer::Clp { .. }));
-        Ok(Self {
-            examples: config.max_seq_len.map(|len| len.min(room).saturating_sub(extra)),
-            prompt: config.max_seq_len.map_or(room, |len| len.min(room)),
-            room,
-        })
+        let limit = config.max_seq_len.map_or(room, |len| len.min(room));
+        // What the model's own output takes off the limit of a prompt, where its class reckons with it.
+        let inner = match config.max_seq_len {
+            Some(len) => len.checked_sub(output).filter(|inner| *inner > 0),
+            None => Some(room),
+        };
+        let inner = inner.ok_or_else(|| Error::Config {
+            what: format!(
+                "max_out_len is {output}, and the prompt must fit beside it into max_seq_len, which is {}\n\n\
+                 hint: make max_seq_len larger or max_out_len smaller",
+                config.max_seq_len.unwrap_or(room)
+            ),
+        });
+        let is_middle = config.truncation == Truncation::Middle;
+        let is_alone = !config.has_batch_padding || config.batch_size == 1;
+        let (prompt, middle) = match (&task.inferencer, config.hf_type) {
+            (Inferencer::Gen(_), HfType::Base) if config.is_causal_lm && is_alone => {
+                let inner = inner?.min(room);
+                (inner, is_middle.then_some(Middle::Text(inner)))
+            }
+            (Inferencer::Gen(_), HfType::Chat) if is_middle => {
+                (limit, inner.ok().map(|inner| Middle::Ids { above: inner, first: inner / 2, last: inner / 2 }))
+            }
+            (Inferencer::Gen(_) | Inferencer::Ppl { .. } | Inferencer::Ll { .. }, HfType::Base)
+                if is_middle && !config.is_causal_lm =>
+            {
+                // Nothing is cut on the left then. Python rounds the negative half down, so that all of an odd limit is used.
+                (usize::MAX, Some(Middle::Ids { above: limit, first: limit / 2, last: limit.div_ceil(2) }))
+            }
+            _ => (limit, None),
+        };
+        Ok(Self { examples: config.max_seq_len.map(|len| len.min(room).saturating_sub(extra)), prompt, middle, room })
     }
+}
+
+/// How the middle is cut out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Middle {
+    /// After the cut on the left: above this many ids, the first and the last so many are left.
+    Ids { above: usize, first: usize, last: usize },
+    /// Before it; both halves become text, which is encoded again.
+    Text(usize),
 }
 
 /// A prompt being fitted.
@@ -116,21 +157,39 @@ impl Draft<'_> {
     }
 
     /// Cuts what is still too long. `edges`: the ids of the empty text.
-    fn finish(self, edges: &[u32]) -> Result<Built, String> {
-        let (prompt, text) = self.built?;
+    fn finish(self, edges: &[u32], model: &dyn Model) -> Result<Result<Built, String>> {
+        let (prompt, text) = match self.built {
+            Ok(built) => built,
+            Err(reason) => return Ok(Err(reason)),
+        };
         if let Some(bos) = edges.first().filter(|bos| self.ids.starts_with(&[**bos; 2])) {
-            return Err(format!(
+            return Ok(Err(format!(
                 "the prompt begins with the token {bos} twice: the tokenizer puts it in front of every text, and the text \
                  begins with it too"
-            ));
+            )));
         }
         let edges = if matches!(prompt, Prompt::Text(_)) { edges } else { &[] };
-        let (ids, cut) = cut_left(self.ids, self.limits.prompt, edges);
+        let mut ids = self.ids;
+        let all = ids.len();
+        if let Some(Middle::Text(limit)) = self.limits.middle
+            && ids.len() > limit
+        {
+            let half = limit / 2;
+            let halves = model.decode(&ids[..half])? + &model.decode(&ids[ids.len() - half..])?;
+            ids = model.encode(&halves, true)?;
+        }
+        (ids, _) = cut_left(ids, self.limits.prompt, edges);
+        if let Some(Middle::Ids { above, first, last }) = self.limits.middle
+            && ids.len() > above
+        {
+            ids = cut_middle(ids, first, last);
+        }
         if ids.is_empty() {
-            return Err("the prompt has no tokens".to_owned());
+            return Ok(Err("the prompt has no tokens".to_owned()));
         }
         let (shots, all_shots, counted) = (self.shots, self.task.shots.len(), self.counted);
-        Ok(Built { prompt, text, ids, shots, all_shots, cut, counted, room: self.limits.room })
+        let cut = all.saturating_sub(ids.len());
+        Ok(Ok(Built { prompt, text, ids, shots, all_shots, cut, counted, room: self.limits.room }))
     }
 }
 
@@ -230,7 +289,7 @@ pub(crate) fn build(
         for draft in drafts {
             let question = &mut questions[draft.place];
             question.shots = draft.shots;
-            match (draft.finish(&edges), &mut question.built) {
+            match (draft.finish(&edges, model)?, &mut question.built) {
                 (Ok(built), Ok(all)) => all.push(built),
                 (Err(reason), all @ Ok(_)) => *all = Err(reason),
                 (_, Err(_)) => {}
@@ -323,6 +382,14 @@ fn cut_left(ids: Vec<u32>, limit: usize, edges: &[u32]) -> (Vec<u32>, usize) {
     (short, cut)
 }
 
+/// Leaves the first and the last ids. Of one token there is no half, so all stay.
+fn cut_middle(mut ids: Vec<u32>, first: usize, last: usize) -> Vec<u32> {
+    if first > 0 && last > 0 && ids.len() > first + last {
+        ids.drain(first..ids.len() - last);
+    }
+    ids
+}
+
 /// Tokens of `prompts` that are not shared with the beginning of an earlier one, in the best order.
 pub(crate) fn unshared_tokens(prompts: &[&[u32]]) -> u64 {
     let mut sorted = prompts.to_vec();
@@ -350,6 +417,14 @@ mod tests {
         assert_eq!(cut_left(vec![9, 2, 3, 4], 1, &[9]), (vec![9], 3));
         // A tokenizer that adds nothing to this text.
         assert_eq!(cut_left(vec![2, 3, 4], 2, &[9]), (vec![3, 4], 1));
+    }
+
+    #[test]
+    fn the_middle_goes_and_two_halves_stay() {
+        assert_eq!(cut_middle(vec![1, 2, 3, 4], 2, 2), [1, 2, 3, 4]);
+        assert_eq!(cut_middle(vec![1, 2, 3, 4, 5], 2, 2), [1, 2, 4, 5]);
+        assert_eq!(cut_middle(vec![1, 2, 3, 4, 5], 1, 2), [1, 4, 5]);
+        assert_eq!(cut_middle(vec![1, 2, 3], 0, 1), [1, 2, 3]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! where the prompts part.
 
 use super::fit::{Asked, Built};
-use crate::{Inferencer, Label, Model, Result, Sample, Task};
+use crate::{EvalConfig, Inferencer, Label, Model, PadTokens, Result, Sample, Task};
 use oc_engine::{Score, ScoreRequest};
 use std::collections::BTreeMap;
 
@@ -85,43 +85,87 @@ fn labels(prompts: &[Built], unscaled: usize) -> Ask {
 impl Ask {
     /// The number of each label as OpenCompass has it, from the scores of all requests: perplexities, log-likelihoods,
     /// or the probabilities of the choices. Not finite where the model's own numbers are not.
-    pub(crate) fn numbers(&self, inferencer: &Inferencer, asked: &Asked, masked: usize, scores: &[Score]) -> Vec<f64> {
+    pub(crate) fn numbers(
+        &self,
+        inferencer: &Inferencer,
+        asked: &Asked,
+        left_out: &LeftOut,
+        scores: &[Score],
+    ) -> Vec<f64> {
         let parts = |&(request, i): &(usize, usize)| {
             let score = &scores[request];
             score.context.iter().chain(&score.continuations[i]).map(|logprob| f64::from(*logprob))
         };
-        match inferencer {
-            Inferencer::Clp { .. } => softmax(&self.places.iter().map(|place| parts(place).sum()).collect::<Vec<_>>()),
-            Inferencer::Ll { .. } => {
-                // The losses of the masked tokens are left out, and the rest is averaged.
-                let number = |(place, built): (&(usize, usize), &Built)| {
-                    let sum: f64 = parts(place).skip(masked.saturating_sub(1)).sum();
-                    sum / (built.ids.len() as f64 - masked as f64)
-                };
-                self.places.iter().zip(asked.prompts()).map(number).collect()
-            }
-            Inferencer::Ppl { .. } | Inferencer::Gen(_) => {
-                // The first token has no loss, but it counts in the divisor.
-                let number = |(place, built): (&(usize, usize), &Built)| {
-                    let sum: f64 = parts(place).map(|logprob| -logprob).sum();
-                    sum / built.ids.len() as f64
-                };
-                self.places.iter().zip(asked.prompts()).map(number).collect()
-            }
+        if let Inferencer::Clp { .. } = inferencer {
+            return softmax(&self.places.iter().map(|place| parts(place).sum()).collect::<Vec<_>>());
         }
+        let number = |(label, (place, built)): (usize, (&(usize, usize), &Built))| {
+            let is_pad = |id: u32| Some(id) == left_out.pad;
+            // The first token has no loss, but it counts in the divisor; a padding token has none and does not count.
+            let all = parts(place).zip(&built.ids[1..]).map(|(logprob, id)| if is_pad(*id) { 0.0 } else { logprob });
+            let count = built.ids.iter().filter(|id| !is_pad(**id)).count() as f64;
+            match (&left_out.likelihoods, inferencer) {
+                // The losses of the masked tokens are left out, and the rest is averaged.
+                (Likelihoods::Masked(masked), Inferencer::Ll { .. }) => {
+                    all.skip(masked.saturating_sub(1)).sum::<f64>() / (count - *masked as f64)
+                }
+                (Likelihoods::After(contexts), Inferencer::Ll { .. }) => {
+                    let context = contexts.get(label).copied().unwrap_or(0);
+                    parts(place).skip(context.saturating_sub(1)).sum()
+                }
+                _ => all.map(|logprob| -logprob).sum::<f64>() / count,
+            }
+        };
+        self.places.iter().zip(asked.prompts()).enumerate().map(number).collect()
     }
 }
 
-/// Tokens whose losses `LLInferencer` leaves out: as `get_loglikelihood` of OpenCompass's models has it, as many at the
-/// *beginning* of each prompt as the continuation has.
+/// What of a question's losses does not count.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LeftOut {
+    /// The token that OpenCompass pads with: it has no loss wherever it stands, and does not count.
+    pad: Option<u32>,
+    likelihoods: Likelihoods,
+}
+
+/// How `get_loglikelihood` of OpenCompass's classes tells the continuation from the rest.
+#[derive(Clone, Debug, PartialEq)]
+enum Likelihoods {
+    /// As many tokens are left out at the *beginning* of each prompt as the continuation has.
+    Masked(usize),
+    /// Those of each prompt without the continuation's text; the others are summed (`HuggingFaceCausalLM`).
+    After(Vec<usize>),
+}
+
+/// See [`LeftOut`].
 ///
 /// # Errors
 /// What the tokenizer refuses of the continuation.
-pub(crate) fn masked(task: &Task, sample: &Sample, model: &dyn Model) -> Result<usize> {
-    match (&task.inferencer, task.continuation(sample)) {
-        (Inferencer::Ll { .. }, Some(continuation)) => Ok(model.encode(continuation, false)?.len()),
-        _ => Ok(0),
-    }
+pub(crate) fn left_out(
+    task: &Task,
+    sample: &Sample,
+    asked: &Asked,
+    config: &EvalConfig,
+    model: &dyn Model,
+) -> Result<LeftOut> {
+    let likelihoods = match (&task.inferencer, task.continuation(sample)) {
+        (Inferencer::Ll { .. }, Some(continuation)) if config.is_causal_lm => {
+            let context = |built: &Built| Ok(model.encode(&built.text.replace(continuation, ""), true)?.len());
+            Likelihoods::After(asked.prompts().iter().map(context).collect::<Result<_>>()?)
+        }
+        (Inferencer::Ll { .. }, Some(continuation)) => Likelihoods::Masked(model.encode(continuation, false)?.len()),
+        _ => Likelihoods::Masked(0),
+    };
+    Ok(LeftOut { pad: pad(config, model), likelihoods })
+}
+
+/// The token that OpenCompass would pad a batch of this model with.
+pub(crate) fn pad(config: &EvalConfig, model: &dyn Model) -> Option<u32> {
+    let PadTokens { tokenizer, generation_config, eos, vocab_size } = model.pad_tokens();
+    let given = config.pad_token_id.map(|id| if id < 0 && config.is_causal_lm { id + vocab_size as i64 } else { id });
+    let given = given.and_then(|id| u32::try_from(id).ok());
+    let others = if config.is_causal_lm { eos.or(generation_config) } else { generation_config.or(eos) };
+    given.or(tokenizer).or(others)
 }
 
 fn softmax(logits: &[f64]) -> Vec<f64> {
@@ -145,11 +189,14 @@ pub(crate) fn key(label: &Label) -> String {
     format!("label: {}", label.text)
 }
 
-/// What a score depends on beside the ids of its prompts, in words.
-pub(crate) fn settings(task: &Task) -> String {
+/// What a score depends on beside the ids of its prompts, in words. `pad`: see [`pad`].
+pub(crate) fn settings(task: &Task, asked: &Asked, config: &EvalConfig, pad: Option<u32>) -> String {
+    let held = pad.filter(|pad| asked.prompts().iter().any(|built| built.ids.contains(pad)));
+    let without = held.map_or(String::new(), |pad| format!(" without the padding token {pad}"));
     match &task.inferencer {
         Inferencer::Clp { choices } => format!("choices {choices:?}"),
-        _ => format!("scored by {}", task.inferencer.mode()),
+        Inferencer::Ll { .. } if config.is_causal_lm => "scored by ll of HuggingFaceCausalLM".into(),
+        _ => format!("scored by {}{without}", task.inferencer.mode()),
     }
 }
 

@@ -19,9 +19,21 @@ pub(crate) fn line(overall: &Overall, dtype: Option<&str>) -> String {
     };
     let Some(dtype) = dtype else { return score };
     format!(
-        "{score}; {} prompt tokens, {} computed; {} prompts truncated; {:.1} s in {dtype}",
-        overall.prompt_tokens, overall.computed_tokens, overall.truncated, overall.seconds
+        "{score}; {} prompt tokens, {} computed; {} prompts truncated{}; {:.1} s in {dtype}",
+        overall.prompt_tokens,
+        overall.computed_tokens,
+        overall.truncated,
+        ends(overall),
+        overall.seconds
     )
+}
+
+/// What ended answers beside the model itself.
+fn ends(overall: &Overall) -> String {
+    let ends = [(overall.unended, "max_out_len"), (overall.stopped, "a stop word")];
+    let ends: Vec<String> =
+        ends.iter().filter(|(count, _)| *count > 0).map(|(count, by)| format!("{count} by {by}")).collect();
+    if ends.is_empty() { String::new() } else { format!("; answers ended {}", ends.join(", ")) }
 }
 
 /// `configs/<time>_<pid>.py`: the settings as OpenCompass dumps them, of all models and datasets.
@@ -61,6 +73,9 @@ fn model(config: &EvalConfig) -> Value {
         // Through text: 0.1 must not become 0.10000000149011612.
         let temperature: f64 = config.temperature.to_string().parse().unwrap_or(config.temperature.into());
         generation_kwargs.insert("temperature".into(), temperature.into());
+        generation_kwargs.insert("top_k".into(), config.top_k.into());
+        let top_p: f64 = config.top_p.to_string().parse().unwrap_or(config.top_p.into());
+        generation_kwargs.insert("top_p".into(), top_p.into());
         generation_kwargs.insert("seed".into(), config.seed.into());
     }
     let mut entry = json!({
@@ -70,7 +85,7 @@ fn model(config: &EvalConfig) -> Value {
         "max_out_len": config.max_out_len,
         "max_seq_len": config.max_seq_len,
         "model_kwargs": model.model_kwargs,
-        "pad_token_id": null,
+        "pad_token_id": config.pad_token_id,
         "path": model.path,
         "peft_kwargs": {},
         "peft_path": null,

@@ -1,0 +1,108 @@
+//! Models that cut prompts or count tokens in an unusual way, against what OpenCompass itself answered with the same
+//! configuration, checkpoint and questions (`tests/fixtures/make_opencompass_lengths.py`).
+
+use assert_cmd::Command;
+use oc_tests::{fixture, root};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::{fs, path::Path};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    config: String,
+    predictions: Map<String, Value>,
+}
+
+fn cases() -> Vec<Case> {
+    serde_json::from_slice(&fs::read(fixture("opencompass_lengths.json")).unwrap()).unwrap()
+}
+
+/// Runs a configuration of a case in `dir`; what is on stderr, and the run folder's predictions and log.
+fn run(dir: &Path, config: &str) -> (String, Map<String, Value>, String) {
+    let data = root().join("data/demo/formal_ceval");
+    let config = config.replace("DATA", data.to_str().unwrap()).replace("MODEL", fixture("llama").to_str().unwrap());
+    fs::write(dir.join("x.py"), config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+    let output = command.current_dir(dir).args(["eval", "x.py", "-w", "runs"]).assert().code(0).get_output().clone();
+    let run = fs::read_dir(dir.join("runs")).unwrap().next().unwrap().unwrap().path();
+    let read = |file: &str| fs::read_to_string(run.join(file)).unwrap();
+    let predictions = serde_json::from_str(&read("predictions/m/ceval-law.json")).unwrap();
+    (String::from_utf8(output.stderr).unwrap(), predictions, read("logs/infer/m/ceval-law.out"))
+}
+
+/// Equal, but for the last digits of numbers.
+fn same(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|((k, a), (l, b))| k == l && same(a, b))
+        }
+        (Value::Number(found), Value::Number(wanted)) => {
+            let (found, wanted) = (found.as_f64().unwrap(), wanted.as_f64().unwrap());
+            (found - wanted).abs() <= 1e-5 * wanted.abs()
+        }
+        (found, wanted) => found == wanted,
+    }
+}
+
+#[test]
+fn answers_are_opencompasss() {
+    let cases = cases();
+    assert!(cases.len() >= 11);
+    for Case { name, config, predictions } in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, found, _) = run(dir.path(), &config);
+        assert_eq!(found.len(), predictions.len(), "{name}");
+        for (index, wanted) in &predictions {
+            assert!(same(&found[index], wanted), "{name}, question {index}:\n{:#}\nwanted {wanted:#}", found[index]);
+        }
+    }
+}
+
+/// The cases would not be worth much if their settings changed nothing.
+#[test]
+fn every_setting_changes_something() {
+    let all = cases();
+    let of = |name: &str| all.iter().find(|case| case.name == name).unwrap();
+    for (name, other) in [
+        ("min_out_len", "eos_token_id"),
+        ("chat mid", "chat none"),
+        ("drop_middle", "causal"),
+        ("causal", "causal mid"),
+        ("drop_middle of perplexities", "causal of perplexities"),
+        ("pad_token_id", "causal of perplexities"),
+    ] {
+        assert_ne!(of(name).predictions, of(other).predictions, "{name}");
+    }
+}
+
+/// What was cut is said, counted in the last line, and marked on each question, and so is what ended the answers.
+#[test]
+fn events_are_counted_and_marked() {
+    let case = cases().into_iter().find(|case| case.name == "chat mid").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (stderr, _, log) = run(dir.path(), &case.config);
+    assert!(
+        stderr
+            .contains("2 of 2 prompts do not fit into --max-seq-len 150: 2 lost solved examples, 2 lost their middle"),
+        "{stderr}"
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+    let output =
+        command.current_dir(dir.path()).args(["eval", "x.py", "-w", "runs", "-r"]).assert().get_output().clone();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("; 2 prompts truncated; answers ended 2 by max_out_len; "), "{table}");
+    for line in log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        assert_eq!((&line["shots"], &line["truncated"], &line["finish"]), (&0.into(), &true.into(), &"length".into()));
+        assert!(line["cut"].as_u64().unwrap() > 0 && line["prompt_tokens"] == 138, "{line}");
+        assert_eq!(line["output_tokens"], 12);
+    }
+    // A word at which answers end, of the command line's; `end_str` of the older class is another.
+    let answer = case.predictions["0"]["prediction"].as_str().unwrap();
+    let stop = answer.chars().filter(|c| c.is_ascii_alphabetic()).nth(1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let stopping = case.config.replace("mode='mid'", &format!("mode='mid', stop_words=['{stop}']"));
+    let (_, found, log) = run(dir.path(), &stopping);
+    assert_eq!(found["0"]["prediction"].as_str().unwrap(), answer.split(stop).next().unwrap());
+    assert!(log.lines().next().unwrap().contains("\"finish\":\"stop\""), "{log}");
+}
