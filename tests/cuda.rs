@@ -106,7 +106,9 @@ fn everything(engine: &mut Engine, name: &str, one_by_one: bool) -> Vec<String> 
 
 #[test]
 fn a_request_has_the_same_bits_alone_and_among_others() {
-    for (name, dtype) in [("qwen2", Dtype::Bf16), ("llama", Dtype::F16)] {
+    let models =
+        [("qwen2", Dtype::Bf16), ("llama", Dtype::F16), ("internlm2-ntk", Dtype::Bf16), ("opt-post", Dtype::F16)];
+    for (name, dtype) in models {
         // One by one and kernel by kernel.
         let eager = EngineOptions { cuda_graphs: false, ..options(dtype, 1, 4096, false) };
         let wanted = everything(&mut load(name, eager), name, true);

@@ -248,6 +248,14 @@ fn tensors_of_another_shape_or_name() {
         header.insert("model.layers.0.mlp.gate_poj.weight".into(), tensor);
     });
     refused(&folder, "gate_poj");
+    // OPT's tensors are published with and without `model.`; not both.
+    let (_dir, folder) = copy("opt-post");
+    edit_header(&folder.join("model.safetensors"), |header| {
+        let header = header.as_object_mut().unwrap();
+        let tensor = header.remove("model.decoder.layers.0.fc1.bias").unwrap();
+        header.insert("decoder.layers.1.fc1.bias".into(), tensor);
+    });
+    refused(&folder, "are both `model.layers.1.mlp.up_proj.bias`");
     let (_dir, folder) = copy("qwen2");
     edit_json(&folder.join("config.json"), |config| config["num_hidden_layers"] = json!(3));
     refused(&folder, "model.layers.2.");

@@ -28,8 +28,8 @@ impl Engine {
     /// iterator abandons what is unfinished.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`](crate::Error::InvalidRequest) or
-    /// [`Error::PromptTooLong`](crate::Error::PromptTooLong) before anything is computed.
+    /// [`Error::InvalidRequest`] or
+    /// [`Error::PromptTooLong`] before anything is computed.
     pub fn score_stream(&mut self, requests: Vec<ScoreRequest>) -> Result<ScoreStream<'_>> {
         for (index, request) in requests.iter().enumerate() {
             self.check_tokens(index, &request.context, 0)?;

@@ -29,9 +29,10 @@ impl<V> Norm<V> {
 
     /// `x`, `out`: `[T, hidden_size]`
     pub fn forward<B: Backend<Tensor = V>>(&self, backend: &B, x: &V, out: &mut V) -> Result<()> {
-        Ok(match self.kind {
+        match self.kind {
             Kind::Rms => backend.rms_norm(x, &self.weight, self.eps, out)?,
             Kind::Layer { .. } => backend.layer_norm(x, &self.weight, self.bias.as_ref(), self.eps, out)?,
-        })
+        }
+        Ok(())
     }
 }
