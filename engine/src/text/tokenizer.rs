@@ -5,9 +5,11 @@ use crate::{
     Error, Result,
     load::{ModelFiles, gguf, hash::hash, read_text},
 };
-use std::{path::Path, thread};
+use std::{collections::HashMap, path::Path, thread};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+/// Ids without a token that a vocabulary may have beside as many as it has tokens.
+const MAX_HOLES: usize = 1 << 16;
 /// Fewer texts than this per thread are not worth a thread.
 const MIN_TEXTS_PER_THREAD: usize = 8;
 
@@ -87,7 +89,12 @@ impl Tokenizer {
     pub(crate) fn of_gguf(gguf: &gguf::Gguf) -> Result<Self> {
         match gguf.str("tokenizer.ggml.model")? {
             Some("llama") => Ok(Self::sentencepiece(SentencePiece::of_gguf(gguf)?)),
-            _ => Self::new(gguf_vocab::tokenizer(gguf)?),
+            _ => {
+                let inner = gguf_vocab::tokenizer(gguf)?;
+                let vocab_size = inner.get_vocab_size(true);
+                let written = inner.to_string(false).map_err(error)?;
+                Ok(Self::new(inner, vocab_size, &written))
+            }
         }
     }
 
@@ -99,6 +106,8 @@ impl Tokenizer {
     fn from_json(file: &Path) -> Result<Self> {
         let malformed = |reason: String| Error::Malformed { path: file.to_owned(), reason };
         let text = read_text(file)?;
+        // The crate panics where the text of some parts is no JSON.
+        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|e| malformed(format!("not a tokenizer: {e}")))?;
         let mut inner: tokenizers::Tokenizer =
             text.parse().map_err(|e: tokenizers::Error| malformed(format!("not a tokenizer: {e}")))?;
         // A tokenizer saved after training may still cut or pad; a prompt is never changed silently here.
@@ -107,14 +116,22 @@ impl Tokenizer {
         if let Some(config) = file.parent().map(TokenizerConfig::of_folder).transpose()?.flatten() {
             config.apply_bos_and_eos(&mut inner).map_err(malformed)?;
         }
-        Self::new(inner)
+        let ids =
+            |vocab: HashMap<String, u32>| (vocab.len(), vocab.into_values().max().map_or(0, |id| id as usize + 1));
+        let (tokens, vocab_size) = ids(inner.get_vocab(true));
+        if vocab_size > 2 * tokens + MAX_HOLES {
+            return Err(malformed(format!("its ids go up to {}, but it has only {tokens} tokens", vocab_size - 1)));
+        }
+        // The crate writes a vocabulary with holes id by id, and a line about each to standard output.
+        let (tokens, size) = ids(inner.get_vocab(false));
+        let written = if tokens == size { inner.to_string(false).map_err(error)? } else { text };
+        Ok(Self::new(inner, vocab_size, &written))
     }
 
-    fn new(inner: tokenizers::Tokenizer) -> Result<Self> {
-        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        let text = inner.to_string(false).map_err(error)?;
-        let fingerprint = format!("{:032x}", hash(text.as_bytes()));
-        Ok(Self { inner: Inner::Json(Box::new(inner)), vocab_size, fingerprint })
+    /// `written`: all of it as text.
+    fn new(inner: tokenizers::Tokenizer, vocab_size: usize, written: &str) -> Self {
+        let fingerprint = format!("{:032x}", hash(written.as_bytes()));
+        Self { inner: Inner::Json(Box::new(inner)), vocab_size, fingerprint }
     }
 
     /// Ids of `text`. With `add_special_tokens` as the tokenizer does by default (a BOS only if it adds one). Special

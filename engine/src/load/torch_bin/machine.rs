@@ -7,7 +7,11 @@
 use std::collections::HashMap;
 
 /// Pickles describe tensors and are small beside them; a longer one is not what it claims to be.
-const MAX_BYTES: usize = 256 << 20;
+const MAX_BYTES: usize = 16 << 20;
+/// Values of one pickle: hundreds of thousands of tensors' worth.
+const MAX_VALUES: usize = 4 << 20;
+/// Bytes of a global's name. Its parts may be recalled again and again, so without a limit few bytes could ask for many.
+const MAX_NAME: usize = 1024;
 
 /// An index into [`Pickle::values`].
 pub(super) type Id = usize;
@@ -91,6 +95,9 @@ pub(super) fn run(bytes: &[u8]) -> Result<(Pickle, usize), String> {
     };
     let root = loop {
         let at = machine.at;
+        if machine.values.len() > MAX_VALUES {
+            return Err(format!("the pickle has more than {MAX_VALUES} values"));
+        }
         let step = machine.step().map_err(|reason| format!("the pickle is damaged at byte {at}: {reason}"))?;
         if let Some(root) = step {
             break root;
@@ -312,11 +319,11 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (&self.values[module], &self.values[name]) {
-                    (Value::String(module), Value::String(name)) => {
+                    (Value::String(module), Value::String(name)) if module.len() + name.len() <= MAX_NAME => {
                         let global = format!("{module}.{name}");
                         self.push(Value::Global(global));
                     }
-                    _ => return Err("a global whose name is no text".into()),
+                    _ => return Err("a global whose name is no text, or a long one".into()),
                 }
             }
             b'R' => {

@@ -3,6 +3,11 @@
 use super::machine::{Id, Pickle, Value};
 use oc_kernels::WeightFormat;
 
+/// Dimensions of a tensor, and bytes of a storage's key. One list or text may stand for those of every tensor, so without a
+/// limit few bytes could ask for many.
+const MAX_DIMS: usize = 16;
+const MAX_KEY: usize = 256;
+
 /// A tensor as it was saved.
 #[derive(Debug)]
 pub(super) struct Tensor {
@@ -124,6 +129,9 @@ fn storage(pickle: &Pickle, description: &[Id]) -> Result<Stored, String> {
     let (Value::String(tag), Value::String(key)) = (pickle.get(*tag), pickle.get(*key)) else {
         return Err("its storage is not described".into());
     };
+    if key.len() > MAX_KEY {
+        return Err(format!("the key of its storage has {} bytes; at most {MAX_KEY} are read", key.len()));
+    }
     if tag != "storage" {
         return Err(format!("it refers to a `{tag}`"));
     }
@@ -147,7 +155,11 @@ fn size(pickle: &Pickle, id: Id) -> Result<usize, String> {
 }
 
 fn sizes(pickle: &Pickle, id: Id) -> Result<Vec<usize>, String> {
-    sequence(pickle, id)?.iter().map(|id| size(pickle, *id)).collect()
+    let sizes = sequence(pickle, id)?;
+    if sizes.len() > MAX_DIMS {
+        return Err(format!("{} dimensions; at most {MAX_DIMS} are read", sizes.len()));
+    }
+    sizes.iter().map(|id| size(pickle, *id)).collect()
 }
 
 fn global(pickle: &Pickle, id: Id) -> Option<&str> {
