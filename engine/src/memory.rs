@@ -1,6 +1,10 @@
 //! The memory plan: what is allocated at load, and whether it fits.
 
-use crate::{Error, MlpKind, ModelConfig, ModelFiles, Result, layers::Count, models::decoder::Parameters};
+use crate::{
+    Error, MlpKind, ModelConfig, ModelFiles, Result,
+    layers::{Check, Count},
+    models::decoder::Parameters,
+};
 use oc_kernels::{Backend, PAGE_SIZE, Storage};
 
 /// KV tokens that are enough to keep a batch of long prompts in flight, and their common beginnings.
@@ -77,6 +81,13 @@ impl MemoryPlan {
 pub(crate) fn weight_bytes<B: Backend>(backend: &B, files: &ModelFiles) -> Result<usize> {
     let parameters = Parameters::load(&Count(backend), files, &mut |_, _| {})?;
     Ok(parameters.matrices().fold(0, |sum: usize, bytes| sum.saturating_add(*bytes)))
+}
+
+/// Everything that is missing or wrong among the tensors that the decoder of `files` needs, up to a limit.
+pub(crate) fn problems(files: &ModelFiles) -> Vec<Error> {
+    let check = Check::default();
+    let ended = Parameters::load(&check, files, &mut |_, _| {}).err();
+    check.0.into_inner().into_iter().chain(ended).collect()
 }
 
 /// Bytes of activations for steps of `token_budget` tokens.

@@ -113,8 +113,15 @@ fn copy_folder(
             staged.copy(&path, name)?;
         }
     }
-    if !files.path().join("tokenizer.json").is_file() && files.path().join("tokenizer.model").is_file() {
+    if files.path().join("tokenizer.json").is_file() {
+        return Ok(());
+    }
+    if files.path().join("tokenizer.model").is_file() {
         notes.push(SENTENCEPIECE.to_owned());
+    } else if let Ok(tokenizer) = Tokenizer::of_model(files)
+        && let Some(json) = tokenizer.to_json()?
+    {
+        staged.write("tokenizer.json", json.as_bytes())?;
     }
     Ok(())
 }

@@ -10,4 +10,4 @@ pub(crate) use attention::{Attention, AttentionSpace};
 pub(crate) use mlp::{Mlp, MlpSpace};
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
-pub(crate) use weights::{Count, Elements, Pack, Part, Store, Weights};
+pub(crate) use weights::{Check, Count, Elements, Pack, Part, Store, Weights};

@@ -98,6 +98,7 @@ impl ModelCard {
                 card.plan(&ModelFiles { path: path.to_owned(), config, source });
             }
         }
+        let of_gguf = |gguf: Gguf| Tokenizer::of_gguf(&gguf);
         let tokenizer = if metadata.is_dir() { Tokenizer::open(path) } else { Gguf::open(path).and_then(of_gguf) };
         match tokenizer {
             Ok(tokenizer) => card.describe(&tokenizer),
@@ -250,6 +251,10 @@ impl ModelCard {
 
     /// What it takes to run.
     fn plan(&mut self, files: &ModelFiles) {
+        let problems = memory::problems(files);
+        if !problems.is_empty() {
+            return problems.into_iter().for_each(|problem| self.add(problem));
+        }
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
             let need = CpuBackend::new(CpuOptions { threads: 1, dtype, level: None }).map_err(Error::from);
             let need = need.and_then(|backend| {
@@ -278,10 +283,6 @@ impl ModelCard {
             self.add(Error::VocabMismatch { tokenizer: tokenizer.vocab_size(), model });
         }
     }
-}
-
-fn of_gguf(gguf: Gguf) -> Result<Tokenizer> {
-    Tokenizer::of_gguf(&gguf)
 }
 
 /// The field of `config.json` that an error of it names first: `` `field` = value ``.

@@ -51,8 +51,10 @@ impl Tokenizer {
         if model.is_file() {
             return Ok(Self::sentencepiece(SentencePiece::open(&model)?));
         }
-        if path.join("vocab.json").is_file() {
-            return Self::new(gpt2_files::tokenizer(path)?);
+        let vocab = path.join("vocab.json");
+        if vocab.is_file() {
+            let malformed = |reason| Error::Malformed { path: vocab.clone(), reason };
+            return Self::new(gpt2_files::tokenizer(path)?, &read_text(&vocab)?).map_err(malformed);
         }
         let reason = "the folder has neither tokenizer.json nor tokenizer.model\n\nhint: name another folder with --tokenizer-path";
         Err(Error::Malformed { path: path.to_owned(), reason: reason.into() })
@@ -89,12 +91,8 @@ impl Tokenizer {
     pub(crate) fn of_gguf(gguf: &gguf::Gguf) -> Result<Self> {
         match gguf.str("tokenizer.ggml.model")? {
             Some("llama") => Ok(Self::sentencepiece(SentencePiece::of_gguf(gguf)?)),
-            _ => {
-                let inner = gguf_vocab::tokenizer(gguf)?;
-                let vocab_size = inner.get_vocab_size(true);
-                let written = inner.to_string(false).map_err(error)?;
-                Ok(Self::new(inner, vocab_size, &written))
-            }
+            // Its ids have no holes: they are places in a list.
+            _ => Self::new(gguf_vocab::tokenizer(gguf)?, "").map_err(|reason| gguf.malformed(reason)),
         }
     }
 
@@ -116,22 +114,22 @@ impl Tokenizer {
         if let Some(config) = file.parent().map(TokenizerConfig::of_folder).transpose()?.flatten() {
             config.apply_bos_and_eos(&mut inner).map_err(malformed)?;
         }
+        Self::new(inner, &text).map_err(malformed)
+    }
+
+    /// Of a tokenizer that was read from `text`.
+    fn new(inner: tokenizers::Tokenizer, text: &str) -> Result<Self, String> {
         let ids =
             |vocab: HashMap<String, u32>| (vocab.len(), vocab.into_values().max().map_or(0, |id| id as usize + 1));
         let (tokens, vocab_size) = ids(inner.get_vocab(true));
         if vocab_size > 2 * tokens + MAX_HOLES {
-            return Err(malformed(format!("its ids go up to {}, but it has only {tokens} tokens", vocab_size - 1)));
+            return Err(format!("its ids go up to {}, but it has only {tokens} tokens", vocab_size - 1));
         }
         // The crate writes a vocabulary with holes id by id, and a line about each to standard output.
         let (tokens, size) = ids(inner.get_vocab(false));
-        let written = if tokens == size { inner.to_string(false).map_err(error)? } else { text };
-        Ok(Self::new(inner, vocab_size, &written))
-    }
-
-    /// `written`: all of it as text.
-    fn new(inner: tokenizers::Tokenizer, vocab_size: usize, written: &str) -> Self {
-        let fingerprint = format!("{:032x}", hash(written.as_bytes()));
-        Self { inner: Inner::Json(Box::new(inner)), vocab_size, fingerprint }
+        let written = (tokens == size).then(|| inner.to_string(false).map_err(|e| e.to_string())).transpose()?;
+        let fingerprint = format!("{:032x}", hash(written.as_deref().unwrap_or(text).as_bytes()));
+        Ok(Self { inner: Inner::Json(Box::new(inner)), vocab_size, fingerprint })
     }
 
     /// Ids of `text`. With `add_special_tokens` as the tokenizer does by default (a BOS only if it adds one). Special
