@@ -20,6 +20,10 @@ Examples:
   oc-cli eval --datasets ceval_gen --data-dir data --hf-path internlm2-7b \\
       --max-seq-len 2048 --max-out-len 16
 
+  # fetch a model, see what it is and what it takes, and use it by its name
+  oc-cli pull internlm/internlm2-chat-1_8b
+  oc-cli inspect internlm/internlm2-chat-1_8b
+
   # see what would be sent, without computing anything
   oc-cli prompt --datasets ceval_demo_gen --subjects law --index 3";
 
@@ -247,7 +251,8 @@ impl From<HfTypeArg> for HfType {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model: a .gguf file, or a Hugging Face folder with config.json, safetensors and tokenizer.json
+    /// Model: a .gguf file, a Hugging Face folder with config.json, weights and tokenizer, or the org/name of one that
+    /// `pull` fetched
     #[arg(long, value_name = "PATH")]
     pub hf_path: Option<String>,
     /// Tokenizer elsewhere: tokenizer.json, a folder with one, or a .gguf file
