@@ -125,6 +125,25 @@ fn all_problems_are_listed() {
     cli(&["inspect", "/no/such/model"]).assert().code(2).stdout("");
 }
 
+/// The library that reads `tokenizer.json` panics on some damage; the program does not.
+#[test]
+fn a_tokenizer_whose_parts_do_not_fit_is_one_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("llama")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let path = dir.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let processor = &mut tokenizer["post_processor"]["processors"][1];
+    processor["single"][0]["SpecialToken"]["id"] = json!("<|nobody|>");
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let output =
+        cli(&["generate", "--hf-path", dir.path().to_str().unwrap(), "hello"]).assert().code(2).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("error: ") && !stderr.contains("panicked"), "{stderr}");
+}
+
 #[test]
 fn convert_writes_a_folder_that_runs() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 mod chat_template;
 mod gguf_vocab;
 mod gpt2_files;
+mod guard;
 mod pad;
 mod sentencepiece;
 mod special_tokens;

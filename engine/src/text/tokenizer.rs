@@ -1,11 +1,16 @@
 //! A tokenizer from `tokenizer.json`, `tokenizer.model`, GPT-2's `vocab.json` or the vocabulary of a GGUF file.
 
-use super::{gguf_vocab, gpt2_files, sentencepiece::SentencePiece, tokenizer_config::TokenizerConfig};
+use super::{
+    gguf_vocab, gpt2_files,
+    guard::{AnyJson, guarded},
+    sentencepiece::SentencePiece,
+    tokenizer_config::TokenizerConfig,
+};
 use crate::{
     Error, Result,
     load::{ModelFiles, gguf, hash::hash, read_text},
 };
-use std::{collections::HashMap, path::Path, thread};
+use std::{path::Path, thread};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// Ids without a token that a vocabulary may have beside as many as it has tokens.
@@ -53,8 +58,7 @@ impl Tokenizer {
         }
         let vocab = path.join("vocab.json");
         if vocab.is_file() {
-            let malformed = |reason| Error::Malformed { path: vocab.clone(), reason };
-            return Self::new(gpt2_files::tokenizer(path)?, &read_text(&vocab)?).map_err(malformed);
+            return Self::new(gpt2_files::tokenizer(path)?, &read_text(&vocab)?);
         }
         let reason = "the folder has neither tokenizer.json nor tokenizer.model\n\nhint: name another folder with --tokenizer-path";
         Err(Error::Malformed { path: path.to_owned(), reason: reason.into() })
@@ -84,7 +88,8 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_pre_tokenizer(Some(gguf_vocab::bytes(false)));
         inner.with_decoder(Some(gguf_vocab::bytes(false)));
-        Self::new(inner)
+        // Its ids have no holes, as above.
+        Self::new(inner, "")
     }
 
     /// As [`open`](Self::open), of an open file.
@@ -92,7 +97,7 @@ impl Tokenizer {
         match gguf.str("tokenizer.ggml.model")? {
             Some("llama") => Ok(Self::sentencepiece(SentencePiece::of_gguf(gguf)?)),
             // Its ids have no holes: they are places in a list.
-            _ => Self::new(gguf_vocab::tokenizer(gguf)?, "").map_err(|reason| gguf.malformed(reason)),
+            _ => Self::new(gguf_vocab::tokenizer(gguf)?, ""),
         }
     }
 
@@ -104,30 +109,36 @@ impl Tokenizer {
     fn from_json(file: &Path) -> Result<Self> {
         let malformed = |reason: String| Error::Malformed { path: file.to_owned(), reason };
         let text = read_text(file)?;
-        // The crate panics where the text of some parts is no JSON.
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|e| malformed(format!("not a tokenizer: {e}")))?;
-        let mut inner: tokenizers::Tokenizer =
-            text.parse().map_err(|e: tokenizers::Error| malformed(format!("not a tokenizer: {e}")))?;
-        // A tokenizer saved after training may still cut or pad; a prompt is never changed silently here.
-        inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
-        inner.with_padding(None);
-        if let Some(config) = file.parent().map(TokenizerConfig::of_folder).transpose()?.flatten() {
-            config.apply_bos_and_eos(&mut inner).map_err(malformed)?;
-        }
-        Self::new(inner, &text).map_err(malformed)
+        serde_json::from_str::<AnyJson>(&text).map_err(|e| malformed(format!("not a tokenizer: {e}")))?;
+        let config = file.parent().map(TokenizerConfig::of_folder).transpose()?.flatten();
+        let read = guarded(|| {
+            let mut inner: tokenizers::Tokenizer =
+                text.parse().map_err(|e: tokenizers::Error| malformed(format!("not a tokenizer: {e}")))?;
+            // A tokenizer saved after training may still cut or pad; a prompt is never changed silently here.
+            inner.with_truncation(None).map_err(error)?;
+            inner.with_padding(None);
+            if let Some(config) = &config {
+                config.apply_bos_and_eos(&mut inner).map_err(Error::Tokenizer)?;
+            }
+            Self::new(inner, &text)
+        });
+        read.map_err(|e| if let Error::Tokenizer(reason) = e { malformed(reason) } else { e })
     }
 
     /// Of a tokenizer that was read from `text`.
-    fn new(inner: tokenizers::Tokenizer, text: &str) -> Result<Self, String> {
-        let ids =
-            |vocab: HashMap<String, u32>| (vocab.len(), vocab.into_values().max().map_or(0, |id| id as usize + 1));
-        let (tokens, vocab_size) = ids(inner.get_vocab(true));
+    fn new(inner: tokenizers::Tokenizer, text: &str) -> Result<Self> {
+        let ids = inner.get_vocab(true).into_values();
+        let (tokens, vocab_size) = (ids.len(), ids.max().map_or(0, |id| id as usize + 1));
         if vocab_size > 2 * tokens + MAX_HOLES {
-            return Err(format!("its ids go up to {}, but it has only {tokens} tokens", vocab_size - 1));
+            let largest = vocab_size - 1;
+            return Err(Error::Tokenizer(format!("its ids go up to {largest}, but it has only {tokens} tokens")));
         }
-        // The crate writes a vocabulary with holes id by id, and a line about each to standard output.
-        let (tokens, size) = ids(inner.get_vocab(false));
-        let written = (tokens == size).then(|| inner.to_string(false).map_err(|e| e.to_string())).transpose()?;
+        // The crate writes a vocabulary with holes id by id, and a line about them to standard output.
+        let mut ids: Vec<u32> = inner.get_vocab(false).into_values().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let is_dense = ids.last().is_none_or(|last| *last as usize + 1 == ids.len());
+        let written = is_dense.then(|| inner.to_string(false).map_err(error)).transpose()?;
         let fingerprint = format!("{:032x}", hash(written.as_deref().unwrap_or(text).as_bytes()));
         Ok(Self { inner: Inner::Json(Box::new(inner)), vocab_size, fingerprint })
     }
@@ -139,7 +150,9 @@ impl Tokenizer {
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         match &self.inner {
-            Inner::Json(inner) => Ok(inner.encode_fast(text, add_special_tokens).map_err(error)?.get_ids().to_vec()),
+            Inner::Json(inner) => {
+                guarded(|| Ok(inner.encode_fast(text, add_special_tokens).map_err(error)?.get_ids().to_vec()))
+            }
             Inner::SentencePiece(inner) => Ok(inner.encode(text, add_special_tokens)),
         }
     }
@@ -187,7 +200,7 @@ impl Tokenizer {
     /// [`Error::Tokenizer`].
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         match &self.inner {
-            Inner::Json(inner) => inner.decode(ids, skip_special_tokens).map_err(error),
+            Inner::Json(inner) => guarded(|| inner.decode(ids, skip_special_tokens).map_err(error)),
             Inner::SentencePiece(inner) => Ok(inner.decode(ids, skip_special_tokens)),
         }
     }
