@@ -191,6 +191,7 @@ fn common(args: &EvalArgs, env: &Environment) -> Result<EvalConfig> {
         datasets: datasets.clone(),
         data_dir: find_data(data_dir.as_deref(), env.data_cache.as_deref()),
         work_dir: args.run.work_dir.clone().unwrap_or(default.work_dir.clone()),
+        strict_braces: args.questions.strict_braces,
         subjects: subjects.clone(),
         limit: *limit,
         resume: args.run.reuse.as_ref().map(|run| match run.as_str() {

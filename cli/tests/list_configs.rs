@@ -75,6 +75,37 @@ fn the_form_is_opencompasss() {
     assert_eq!(golden.lines().nth(2).unwrap().chars().filter(|c| *c == '+').count(), 1);
 }
 
+/// Collections lie among OpenCompass's datasets, so they are listed; and what is listed can be evaluated.
+#[test]
+fn collections_are_datasets() {
+    let rows = tables(&list(&["base_", "qwen"])).remove("Dataset").unwrap();
+    let row = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| row.1.as_str());
+    assert_eq!(row("base_medium"), Some("opencompass/configs/datasets/collections/base_medium.py"));
+    assert_eq!(row("qwen_chat"), Some("opencompass/configs/datasets/collections/leaderboard/qwen_chat.py"));
+    let names: Vec<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+    assert_eq!(names, ["base_core", "base_medium", "base_medium_llama", "base_small", "qwen", "qwen_chat"]);
+    let Some(data) = shared("data") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("x.toml"),
+        "datasets = ['base_c*']\nsubjects = ['law']\n[[models]]\nname = 'hf_opt_125m'\n",
+    )
+    .unwrap();
+    std::fs::write(
+        dir.path().join("x.py"),
+        "from .datasets.collections.base_core import datasets\nfrom .models.opt.hf_opt_125m import models\n",
+    )
+    .unwrap();
+    for line in ["--datasets base_c* --models hf_opt_125m --subjects law", "x.toml", "x.py --subjects law"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+        command.current_dir(dir.path()).arg("prompt").args(line.split(' ')).args(["--all", "--jsonl"]);
+        let output = command.arg("--data-dir").arg(&data).assert().code(0).get_output().clone();
+        // C-Eval's law, on both splits, in `ceval_ppl_1cd8bf`: four prompts for each question.
+        let prompts = String::from_utf8(output.stdout).unwrap().lines().count();
+        assert_eq!(prompts, (24 + 221) * 4, "{line}");
+    }
+}
+
 #[test]
 fn patterns_choose() {
     assert_eq!(list(&["no_such_name"]), "");
