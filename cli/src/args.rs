@@ -288,7 +288,7 @@ pub struct ModelArgs {
     /// On a GPU, launch every kernel by itself instead of replaying recorded steps; never changes results
     #[arg(long)]
     pub enforce_eager: bool,
-    /// Accepted for OpenCompass's command lines and recorded
+    /// GPUs that share the questions, each with the whole model [default: 1]; recorded only on the processor
     #[arg(long, visible_alias = "hf-num-gpus", value_name = "N")]
     pub num_gpus: Option<usize>,
 }

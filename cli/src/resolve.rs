@@ -17,6 +17,8 @@ pub struct Model {
     pub path: PathBuf,
     /// How to load it.
     pub options: EngineOptions,
+    /// How many GPUs answer a share of the questions each.
+    pub num_gpus: usize,
     /// For the record.
     pub config: ModelConfig,
 }
@@ -269,7 +271,8 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
         seed: settings.sampling.seed,
         ..common(args, env)?
     };
-    let model = settings.path.map(|path| Model { path, options, config: settings.config });
+    let num_gpus = num_gpus(&args.model);
+    let model = settings.path.map(|path| Model { path, options, num_gpus, config: settings.config });
     Ok(Evaluation { config, model })
 }
 
@@ -325,7 +328,12 @@ pub fn model(
     // What is worth knowing of its arguments was said above.
     let config = record(args, given, &mut Vec::new())?;
     kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
-    Ok(Some(Model { path, options, config }))
+    Ok(Some(Model { path, options, num_gpus: num_gpus(args), config }))
+}
+
+/// The GPUs that were asked for. What OpenCompass's own configurations say is what a model needs there, and only recorded.
+fn num_gpus(args: &ModelArgs) -> usize {
+    args.num_gpus.unwrap_or(1).max(1)
 }
 
 /// How to load a model that is not among the arguments. `max_seq_len`: prompt and output together.

@@ -103,7 +103,7 @@ impl Engine {
                 Self::build(backend, &files, options, memory::available_memory(), on_progress)
             }
             Device::Cuda => {
-                let gpu = gpu.map_or_else(|| driver::open(0), Ok)?;
+                let gpu = gpu.map_or_else(|| driver::open(options.gpu), Ok)?;
                 Self::build_cuda(gpu, &files, options, on_progress)
             }
             Device::Emulator => Self::build_cuda(emulator(), &files, options, on_progress),
@@ -198,7 +198,7 @@ impl Engine {
     pub fn plan(files: &ModelFiles, options: &EngineOptions) -> Result<MemoryPlan> {
         match options.device {
             Device::Auto | Device::Cpu => plan(&cpu_backend(options)?, files, options, None),
-            Device::Cuda => plan(&cuda_backend(driver::open(0)?, options)?, files, options, None),
+            Device::Cuda => plan(&cuda_backend(driver::open(options.gpu)?, options)?, files, options, None),
             Device::Emulator => plan(&cuda_backend(emulator(), options)?, files, options, None),
         }
     }

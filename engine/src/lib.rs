@@ -39,6 +39,7 @@ mod layers;
 mod load;
 mod memory;
 mod models;
+mod replicas;
 mod request;
 mod runner;
 mod scheduler;
@@ -56,6 +57,7 @@ pub use load::{
     TokenizerCard,
 };
 pub use memory::{MemoryPlan, available_memory};
+pub use replicas::Replicas;
 pub use request::*;
 pub use scoring::ScoreStream;
 pub use text::{ChatMessage, ChatTemplate, PadTokens, TextStream, Tokenizer};

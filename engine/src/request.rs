@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub load_format: LoadFormat,
     /// Where to compute.
     pub device: Device,
+    /// Which GPU, from 0, where `device` is [`Device::Cuda`].
+    pub gpu: usize,
     /// What to compute in. `None`: bf16 where the device has it, else f32.
     pub dtype: Option<Dtype>,
     /// Worker threads of the CPU backend. `None`: one per core.
@@ -61,6 +63,7 @@ impl Default for EngineOptions {
         Self {
             load_format: LoadFormat::Auto,
             device: Device::Auto,
+            gpu: 0,
             dtype: None,
             threads: None,
             max_seq_len: None,

@@ -1,23 +1,23 @@
 //! The engine as the evaluation sees it.
 
-use oc_engine::{ChatMessage, Engine, Event, Request, ScoreEvent, ScoreRequest, Stats};
+use oc_engine::{ChatMessage, Engine, Replicas, Request, ScoreRequest, Stats};
 use oc_eval::{Error, Message, Model, ModelIdentity, OnOutput, OnScore, PadTokens, Result};
 
-/// [`Model`] over an [`Engine`].
+/// [`Model`] over the engines of one model.
 pub struct EngineModel {
     name: String,
-    engine: Engine,
+    replicas: Replicas,
 }
 
 impl EngineModel {
     /// `name` is for messages.
-    pub fn new(name: String, engine: Engine) -> Self {
-        Self { name, engine }
+    pub fn new(name: String, replicas: Replicas) -> Self {
+        Self { name, replicas }
     }
 
-    /// The engine.
+    /// The engine, or the first of several.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        self.replicas.first()
     }
 }
 
@@ -27,7 +27,7 @@ impl Model for EngineModel {
     }
 
     fn identity(&self) -> ModelIdentity {
-        let f = self.engine.fingerprint().clone();
+        let f = self.engine().fingerprint().clone();
         ModelIdentity {
             weights: f.weights,
             tokenizer: f.tokenizer,
@@ -39,32 +39,32 @@ impl Model for EngineModel {
     }
 
     fn max_seq_len(&self) -> usize {
-        self.engine.max_seq_len()
+        self.engine().max_seq_len()
     }
 
     fn unscaled_context(&self) -> usize {
-        self.engine.config().unscaled_context()
+        self.engine().config().unscaled_context()
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        Ok(self.engine.tokenizer().encode(text, add_special_tokens)?)
+        Ok(self.engine().tokenizer().encode(text, add_special_tokens)?)
     }
 
     fn encode_all(&self, texts: &[String], add_special_tokens: bool) -> Result<Vec<Vec<u32>>> {
-        Ok(self.engine.tokenizer().encode_all(texts, add_special_tokens)?)
+        Ok(self.engine().tokenizer().encode_all(texts, add_special_tokens)?)
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String> {
-        Ok(self.engine.tokenizer().decode(ids, true)?)
+        Ok(self.engine().tokenizer().decode(ids, true)?)
     }
 
     fn pad_tokens(&self) -> PadTokens {
-        let oc_engine::PadTokens { tokenizer, generation_config, eos } = self.engine.pad_tokens();
-        PadTokens { tokenizer, generation_config, eos, vocab_size: self.engine.tokenizer().vocab_size() }
+        let oc_engine::PadTokens { tokenizer, generation_config, eos } = self.engine().pad_tokens();
+        PadTokens { tokenizer, generation_config, eos, vocab_size: self.engine().tokenizer().vocab_size() }
     }
 
     fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let Some(template) = self.engine.chat_template() else {
+        let Some(template) = self.engine().chat_template() else {
             return Err(Error::Config {
                 what: format!("{} has no chat template\n\nhint: use --hf-type base", self.name),
             });
@@ -74,31 +74,15 @@ impl Model for EngineModel {
     }
 
     fn generate(&mut self, requests: Vec<Request>, on_output: &mut OnOutput<'_>) -> Result<Stats> {
-        let before = self.engine.stats();
-        let since = |now| difference(now, before);
-        let mut stream = self.engine.stream(requests)?;
-        while let Some(event) = stream.next() {
-            let output = match event? {
-                Event::Finished(output) => Some(output),
-                Event::Token { .. } | Event::Text { .. } => None,
-            };
-            on_output(output, since(stream.stats()))?;
-        }
-        let after = stream.stats();
-        Ok(since(after))
+        let before = self.replicas.stats();
+        let after = self.replicas.generate(requests, &mut |output, now| on_output(output, difference(now, before)))?;
+        Ok(difference(after, before))
     }
 
     fn score(&mut self, requests: Vec<ScoreRequest>, on_score: &mut OnScore<'_>) -> Result<Stats> {
-        let before = self.engine.stats();
-        let mut stream = self.engine.score_stream(requests)?;
-        while let Some(event) = stream.next() {
-            let score = match event? {
-                ScoreEvent::Finished(score) => Some(score),
-                ScoreEvent::Step => None,
-            };
-            on_score(score, difference(stream.stats(), before))?;
-        }
-        Ok(difference(stream.stats(), before))
+        let before = self.replicas.stats();
+        let after = self.replicas.score(requests, &mut |score, now| on_score(score, difference(now, before)))?;
+        Ok(difference(after, before))
     }
 }
 

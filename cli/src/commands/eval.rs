@@ -1,7 +1,7 @@
 //! `oc-cli eval`: answers a dataset's questions with a model and prints OpenCompass's table.
 
 use super::engine_model::EngineModel;
-use super::{Outcome, load};
+use super::{Outcome, load_replicas};
 use crate::{
     args::EvalArgs,
     diagnostics::{Result, Stdout, Terminal},
@@ -59,8 +59,8 @@ struct Loaded<'a> {
 impl Models for Loaded<'_> {
     fn load(&mut self, number: usize) -> oc_eval::Result<&mut dyn Model> {
         self.model = None;
-        let engine = load(&self.models[number], self.terminal)?;
-        Ok(self.model.insert(EngineModel::new(self.names[number].clone(), engine)))
+        let replicas = load_replicas(&self.models[number], self.terminal)?;
+        Ok(self.model.insert(EngineModel::new(self.names[number].clone(), replicas)))
     }
 }
 

@@ -14,7 +14,7 @@ pub mod prompt;
 pub mod pull;
 
 use crate::{diagnostics::Terminal, progress, resolve};
-use oc_engine::{Device, DeviceChoice, Engine, EngineOptions, LoadFormat, ModelFiles};
+use oc_engine::{Device, DeviceChoice, Engine, EngineOptions, LoadFormat, ModelFiles, Replicas};
 use std::time::Instant;
 
 /// How a command ended that did not fail.
@@ -28,16 +28,30 @@ pub enum Outcome {
 
 /// Loads a model, showing how far it is.
 fn load(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Engine> {
-    let files = match model.options.load_format {
+    load_on(model, model.options.clone(), terminal)
+}
+
+/// Loads a model on as many GPUs as it is to run on.
+fn load_replicas(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Replicas> {
+    let mut options = model.options.clone();
+    resolve_device(&mut options);
+    let count = if options.device == Device::Cpu { 1 } else { model.num_gpus };
+    let load = |gpu| load_on(model, EngineOptions { gpu, ..options.clone() }, terminal);
+    Ok(Replicas::new((0..count).map(load).collect::<oc_engine::Result<_>>()?))
+}
+
+fn load_on(model: &resolve::Model, options: EngineOptions, terminal: &Terminal) -> oc_engine::Result<Engine> {
+    let files = match options.load_format {
         LoadFormat::Auto => ModelFiles::open(&model.path)?,
         LoadFormat::Dummy => {
             tracing::warn!("{} gets random weights: its answers mean nothing", model.path.display());
             ModelFiles::dummy(&model.path)?
         }
     };
-    let engine = load_files(files, model.options.clone(), terminal)?;
+    let is_given = options.max_seq_len.is_some();
+    let engine = load_files(files, options, terminal)?;
     let (wanted, trained) = (engine.max_seq_len(), engine.config().max_position_embeddings);
-    if model.options.max_seq_len.is_some() && wanted > trained {
+    if is_given && wanted > trained {
         let name = model.path.display();
         tracing::warn!("contexts of up to {wanted} tokens are allowed, but {name} was trained for {trained}");
     }

@@ -7,7 +7,7 @@ use crate::{
     diagnostics::{Error, Result, Stdout, Terminal},
     resolve::{self, Environment, Evaluation},
 };
-use oc_engine::Tokenizer;
+use oc_engine::{Replicas, Tokenizer};
 use oc_eval::PromptRecord;
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub fn run(args: &PromptArgs, terminal: &Terminal) -> Result<Outcome> {
     };
     // Without weights there are no ids, but prompts there are.
     let model = match &model {
-        Ok(model) => Some(EngineModel::new(config.model.abbr.clone(), load(model, terminal)?)),
+        Ok(model) => Some(EngineModel::new(config.model.abbr.clone(), Replicas::new(vec![load(model, terminal)?]))),
         Err(_) => None,
     };
     let records = oc_eval::prompts(&config, model.as_ref().map(|model| model as &dyn oc_eval::Model));

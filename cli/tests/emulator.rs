@@ -1,0 +1,31 @@
+//! Whole jobs on the CUDA kernels, without a GPU: the predictions of the processor, on one device and on several.
+
+use assert_cmd::Command;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Answers a few questions of the demonstration with a tiny random LLaMA; the predictions, by file.
+fn predictions(flags: &str) -> BTreeMap<String, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let model: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+    command.current_dir(dir.path()).env_remove("OC_LOG").env_remove("COMPASS_DATA_CACHE");
+    command.args("eval --datasets ceval_demo_gen --limit 1 --max-out-len 4 --dtype bf16 -w out".split(' '));
+    command.args(flags.split(' ')).arg("--hf-path").arg(model).assert().code(0);
+    let run = std::fs::read_dir(dir.path().join("out")).unwrap().next().unwrap().unwrap().path();
+    let model = std::fs::read_dir(run.join("predictions")).unwrap().next().unwrap().unwrap().path();
+    let read = |file: std::fs::DirEntry| {
+        (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap())
+    };
+    std::fs::read_dir(model).unwrap().map(|file| read(file.unwrap())).collect()
+}
+
+#[test]
+fn the_emulator_answers_as_the_processor_does_and_so_do_two() {
+    let cpu = predictions("--device cpu");
+    assert!(cpu.len() > 2, "{:?}", cpu.keys());
+    assert_eq!(predictions("--device emulator"), cpu);
+    assert_eq!(predictions("--device emulator --num-gpus 3"), cpu);
+}
