@@ -10,6 +10,9 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// Names and shapes.
+type Tensors = Vec<(String, Vec<usize>)>;
+
 /// Sizes of a model, as its paper or its `config.json` gives them.
 struct Model {
     name: &'static str,
@@ -97,7 +100,7 @@ fn models() -> Vec<Model> {
 
 impl Model {
     /// Names and shapes of all tensors, as published.
-    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+    fn tensors(&self) -> Tensors {
         let Self { hidden, inner, vocab, .. } = *self;
         let head_dim = hidden / self.heads;
         let (q, kv) = (self.heads * head_dim, self.kv_heads * head_dim);
@@ -147,7 +150,7 @@ impl Model {
     }
 
     /// The folder of this model in `dir`: real headers and an index, and holes where 16-bit numbers would be.
-    fn write(&self, dir: &TempDir, edit: impl Fn(&mut Vec<(String, Vec<usize>)>)) -> PathBuf {
+    fn write(&self, dir: &TempDir, edit: impl Fn(&mut Tensors)) -> PathBuf {
         let folder = dir.path().join(self.name);
         std::fs::create_dir(&folder).unwrap();
         let mut config = self.config.clone();
@@ -223,7 +226,7 @@ fn memory_plans_are_right_to_one_percent() {
 
 #[test]
 fn what_is_wrong_is_found_before_anything_is_read() {
-    let refused = |edit: &dyn Fn(&mut Vec<(String, Vec<usize>)>), wanted: &str| {
+    let refused = |edit: &dyn Fn(&mut Tensors), wanted: &str| {
         let dir = tempfile::tempdir().unwrap();
         let model = models().into_iter().find(|model| model.name == "internlm2-20b").unwrap();
         let folder = model.write(&dir, edit);

@@ -205,8 +205,11 @@ mod tests {
     use super::*;
     use crate::Prompt;
 
-    /// The contexts and ends of the requests for these prompts, and where each label's are.
-    fn asked(ids: &[&[u32]], unscaled: usize) -> (Vec<(Vec<u32>, Vec<Vec<u32>>)>, Vec<(usize, usize)>) {
+    /// A context and its ends.
+    type Forks = (Vec<u32>, Vec<Vec<u32>>);
+
+    /// The requests for these prompts, and where each label's are.
+    fn asked(ids: &[&[u32]], unscaled: usize) -> (Vec<Forks>, Vec<(usize, usize)>) {
         let (prompt, text) = (Prompt::Text(String::new()), String::new());
         let built = Built { prompt, text, ids: Vec::new(), shots: 0, all_shots: 0, cut: 0, counted: 0, room: 0 };
         let prompts: Vec<Built> = ids.iter().map(|ids| Built { ids: ids.to_vec(), ..built.clone() }).collect();
