@@ -159,14 +159,12 @@ fn a_missing_or_malformed_file_is_named_with_its_line() {
     );
     place.refuses("prompt --datasets winogrande_ll_c5cf57 --data-dir data", &["dev.jsonl, line 1: ", "has no gap `_`"]);
 
-    for (dataset, folder, subject, ending) in
-        [("mmlu_gen", "mmlu", "anatomy", ["_dev.csv", "_test.csv"]), ("cmmlu_gen", "cmmlu", "anatomy", [".csv"; 2])]
-    {
-        place.write(&format!("data/{folder}/dev/{subject}{}", ending[0]), "x");
-        let line = format!("prompt --datasets {dataset} --data-dir data --subjects {subject}");
-        place.refuses(&line, &[&format!("dev/{subject}{}", ending[0])]);
-        fs::remove_file(place.path(&format!("data/{folder}/dev/{subject}{}", ending[0]))).unwrap();
-        place.refuses(&line, &[&format!("{subject}{} is missing", ending[0])]);
+    for (dataset, file) in [("mmlu_gen", "mmlu/test/anatomy_test.csv"), ("cmmlu_gen", "cmmlu/test/anatomy.csv")] {
+        place.write(&format!("data/{file}"), "x\n1\n");
+        let line = format!("prompt --datasets {dataset} --data-dir data --subjects anatomy");
+        place.refuses(&line, &[&format!("{file}, line ")]);
+        fs::remove_file(place.path(&format!("data/{file}"))).unwrap();
+        place.refuses(&line, &[&format!("anatomy: data/{file} is missing")]);
     }
 }
 
