@@ -43,7 +43,7 @@ pub fn run(args: &BenchArgs, terminal: &Terminal) -> Result<Outcome> {
     let model = resolve::model(&args.model, context, resolve::Environment::read().hub.as_deref(), &mut notes)?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
     let mut model = match (model, &args.shape) {
-        (Some(model), _) => Target::Model(model),
+        (Some(model), _) => Target::Model(Box::new(model)),
         (None, Some(name)) => Target::Shape(name, resolve::options_of(&args.model, context)?),
         (None, None) => return Err(Error::input("no model was given", "name one with --hf-path or --shape")),
     };
@@ -79,7 +79,7 @@ pub fn run(args: &BenchArgs, terminal: &Terminal) -> Result<Outcome> {
 
 /// What is measured.
 enum Target<'a> {
-    Model(resolve::Model),
+    Model(Box<resolve::Model>),
     Shape(&'a str, EngineOptions),
 }
 
