@@ -21,7 +21,7 @@ pub fn of(loader: &str) -> Vec<Seed> {
     let files = match loader {
         "safetensors" => vec![safetensors(&TENSORS), safetensors(&TENSORS[..1])],
         "pickle" => vec![zipped(), legacy()],
-        "config" => ["llama", "qwen2", "internlm", "internlm2"]
+        "config" => ["llama", "qwen2", "internlm", "internlm2", "opt", "opt-post"]
             .iter()
             .map(|name| fs::read(checkpoint(name).join("config.json")).unwrap())
             .collect(),
