@@ -4,7 +4,7 @@ use oc_engine::{
     ConvertOptions, Dtype, Engine, EngineOptions, Error, ModelFiles, Request, ScoreRequest, Tokenizer, convert,
 };
 use oc_kernels::WeightFormat;
-use oc_tests::{checkpoint, fixture, model, reference};
+use oc_tests::{checkpoint, fixture, gguf, model, reference};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -37,8 +37,9 @@ fn results(path: &Path, dtype: Dtype) -> Vec<u32> {
     let options =
         EngineOptions { dtype: Some(dtype), max_seq_len: Some(256), threads: Some(1), ..EngineOptions::default() };
     let mut engine = Engine::load(path, options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let prompt = reference("llama").prompts[2].ids.clone();
-    let vocabulary = (0..engine.config().vocab_size as u32).map(|id| vec![id]).collect();
+    let vocab_size = engine.config().vocab_size as u32;
+    let prompt: Vec<u32> = reference("llama").prompts[2].ids.iter().map(|id| id % vocab_size).collect();
+    let vocabulary = (0..vocab_size).map(|id| vec![id]).collect();
     let request = ScoreRequest { context: prompt.clone(), continuations: vocabulary, context_logprobs: true };
     let score = engine.score(vec![request]).unwrap().remove(0);
     let request = Request { ignore_eos: true, ..Request::new(prompt, 32) };
@@ -210,6 +211,36 @@ fn sentencepiece_models_stay_what_they_are() {
     for row in reference("llama").encodings {
         assert_eq!(ids(&input, &row.text), ids(&output, &row.text));
     }
+}
+
+/// So does the vocabulary of a GGUF file that is one: it becomes a `tokenizer.model`.
+#[test]
+fn sentencepiece_vocabularies_of_gguf_files_become_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("m.gguf"), dir.path().join("out"));
+    fs::write(&input, gguf::gguf(true, true)).unwrap();
+    let done = converted(&input, &output, &ConvertOptions::default()).unwrap();
+    assert!(done.notes.iter().any(|note| note.contains("stays a SentencePiece model")), "{:?}", done.notes);
+    assert!(output.join("tokenizer.model").is_file() && !output.join("tokenizer.json").exists());
+    let (before, after) = (Tokenizer::open(&input).unwrap(), Tokenizer::open(&output).unwrap());
+    for text in ["", "a", "ab  a", "<s>ab</s>a<unk>", "é 🙂\u{0}\n", " <0x41>"] {
+        for special in [false, true] {
+            let ids = before.encode(text, special).unwrap();
+            assert_eq!(ids, after.encode(text, special).unwrap(), "{text:?}");
+            assert_eq!(before.decode(&ids, special).unwrap(), after.decode(&ids, special).unwrap(), "{text:?}");
+        }
+    }
+    assert_eq!(results(&input, Dtype::F32), results(&output, Dtype::F32));
+}
+
+/// A model that could not run is not converted either.
+#[test]
+fn incomplete_models_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("m.gguf");
+    fs::write(&input, gguf::gguf(false, false)).unwrap();
+    let error = converted(&input, &dir.path().join("out"), &ConvertOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("is missing from"), "{error}");
 }
 
 /// A real quantised model, where it was fetched.

@@ -77,6 +77,39 @@ fn a_global_that_is_no_part_of_a_tensor_is_named_and_never_run() {
     assert!(refusal(b"").contains("cut off"));
 }
 
+/// What a pickle may recall again and again is short, or a few bytes could ask for as much memory as they like.
+#[test]
+fn what_is_recalled_is_short() {
+    let stored = zip::CompressionMethod::Stored;
+    let text = |len: usize| {
+        let mut text = b"X".to_vec();
+        text.extend((len as u32).to_le_bytes());
+        text.resize(text.len() + len, b'a');
+        text
+    };
+    // A global of a long text, recalled as its module and as its name.
+    let long = [b"\x80\x02", &text(2000)[..], b"q\x000h\x00h\x00\x93."].concat();
+    assert!(refusal(&archive(&long, stored)).contains("or a long one"));
+    let tensor = |key: usize, dims: usize| {
+        let sizes = [&b"("[..], &b"K\x01".repeat(dims), b"t"].concat();
+        let parts: [&[u8]; 9] = [
+            b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n",
+            &text(key),
+            b"X\x03\x00\x00\x00cpuK\x04tQK\x00",
+            &sizes,
+            &sizes,
+            b"\x89",
+            b"N",
+            b"tR",
+            b"s.",
+        ];
+        parts.concat()
+    };
+    assert!(refusal(&archive(&tensor(1, 17), stored)).contains("17 dimensions; at most 16"));
+    assert!(refusal(&archive(&tensor(300, 1), stored)).contains("has 300 bytes; at most 256"));
+    assert!(refusal(&archive(&tensor(1, 16), stored)).contains("`a` is not in the file"));
+}
+
 /// A million levels of nesting overflow no stack.
 #[test]
 fn deep_nesting_is_only_a_value() {

@@ -1,6 +1,6 @@
 //! Small files that are right, to be damaged.
 
-use oc_tests::{checkpoint, fixture};
+use oc_tests::{checkpoint, fixture, gguf::gguf};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -25,7 +25,7 @@ pub fn of(loader: &str) -> Vec<Seed> {
             .iter()
             .map(|name| fs::read(checkpoint(name).join("config.json")).unwrap())
             .collect(),
-        "gguf" => vec![gguf(false), gguf(true)],
+        "gguf" => vec![gguf(false, false), gguf(true, false)],
         "sentencepiece" => {
             let fixture = |name| fs::read(fixture("sentencepiece").join(name)).unwrap();
             vec![sentencepiece(), fixture("folded.model"), fixture("symbols.model")]
@@ -153,102 +153,6 @@ fn legacy() -> Vec<u8> {
         out.resize(out.len() + size * count, 1);
     }
     out
-}
-
-/// Writes a GGUF file.
-struct GgufWriter {
-    entries: u64,
-    bytes: Vec<u8>,
-}
-
-impl GgufWriter {
-    fn string(&mut self, text: &str) {
-        self.bytes.extend((text.len() as u64).to_le_bytes());
-        self.bytes.extend(text.as_bytes());
-    }
-
-    fn key(&mut self, key: &str, kind: u32) {
-        self.entries += 1;
-        self.string(key);
-        self.bytes.extend(kind.to_le_bytes());
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key, 8);
-        self.string(value);
-    }
-
-    fn number(&mut self, key: &str, value: u32) {
-        self.key(key, 4);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn array(&mut self, key: &str, kind: u32, len: usize) {
-        self.key(key, 9);
-        self.bytes.extend(kind.to_le_bytes());
-        self.bytes.extend((len as u64).to_le_bytes());
-    }
-}
-
-/// A LLaMA with a tokenizer of one kind or the other.
-fn gguf(is_sentencepiece: bool) -> Vec<u8> {
-    let mut out = GgufWriter { entries: 0, bytes: Vec::new() };
-    out.text("general.architecture", "llama");
-    for (key, value) in [
-        ("embedding_length", 32),
-        ("feed_forward_length", 32),
-        ("block_count", 1),
-        ("attention.head_count", 2),
-        ("attention.head_count_kv", 1),
-        ("context_length", 16),
-    ] {
-        out.number(&format!("llama.{key}"), value);
-    }
-    out.key("llama.attention.layer_norm_rms_epsilon", 6);
-    out.bytes.extend(1e-5_f32.to_le_bytes());
-    let mut tokens: Vec<String> =
-        ["<unk>", "<s>", "</s>", "a", "b", "ab", "\u{2581}", "\u{2581}a"].map(String::from).into();
-    let mut kinds = vec![2, 3, 3, 1, 1, 1, 1, 1];
-    if is_sentencepiece {
-        tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-        kinds.resize(tokens.len(), 6);
-        out.array("tokenizer.ggml.scores", 6, tokens.len());
-        (0..tokens.len()).for_each(|i| out.bytes.extend((-(i as f32)).to_le_bytes()));
-    } else {
-        out.text("tokenizer.ggml.pre", "gpt-2");
-        out.array("tokenizer.ggml.merges", 8, 1);
-        out.string("a b");
-    }
-    out.text("tokenizer.ggml.model", if is_sentencepiece { "llama" } else { "gpt2" });
-    out.array("tokenizer.ggml.token_type", 5, kinds.len());
-    kinds.iter().for_each(|kind: &i32| out.bytes.extend(kind.to_le_bytes()));
-    out.array("tokenizer.ggml.tokens", 8, tokens.len());
-    tokens.iter().for_each(|token| out.string(token));
-    out.number("tokenizer.ggml.bos_token_id", 1);
-    out.number("tokenizer.ggml.eos_token_id", 2);
-    // ggml's numbers of F32 and Q8_0; (name, dimensions in its order, type, bytes)
-    let tensors: [(&str, &[u64], u32, usize); 3] = [
-        ("token_embd.weight", &[32, 8], 8, 8 * 34),
-        ("blk.0.attn_q.weight", &[32, 32], 8, 32 * 34),
-        ("output_norm.weight", &[32], 0, 128),
-    ];
-    let mut table = GgufWriter { entries: 0, bytes: Vec::new() };
-    let mut at = 0_u64;
-    for (name, dims, kind, bytes) in tensors {
-        table.string(name);
-        table.bytes.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|dim| table.bytes.extend(dim.to_le_bytes()));
-        table.bytes.extend(kind.to_le_bytes());
-        table.bytes.extend(at.to_le_bytes());
-        at = (at + bytes as u64).next_multiple_of(32);
-    }
-    let mut file = b"GGUF\x03\x00\x00\x00".to_vec();
-    file.extend((tensors.len() as u64).to_le_bytes());
-    file.extend(out.entries.to_le_bytes());
-    file.extend(out.bytes);
-    file.extend(table.bytes);
-    file.resize(file.len().next_multiple_of(32) + at as usize, 1);
-    file
 }
 
 /// A BPE model of a few pieces, in the encoding of protocol buffers.

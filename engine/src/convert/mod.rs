@@ -7,7 +7,7 @@ mod describe;
 mod folder;
 mod tensors;
 
-use crate::{Error, ModelFiles, Result, Tokenizer};
+use crate::{Error, ModelFiles, Result, Tokenizer, memory};
 use folder::Staged;
 use oc_kernels::WeightFormat;
 use std::{
@@ -64,7 +64,7 @@ pub struct Converted {
 /// `on_progress(done, total)` counts bytes of tensors.
 ///
 /// # Errors
-/// Whatever opening the model refuses; [`Error::Exists`]; [`Error::Write`]; [`Error::Unsupported`] for numbers that do not
+/// Whatever opening the model refuses, and tensors that are missing or wrong; [`Error::Exists`]; [`Error::Write`]; [`Error::Unsupported`] for numbers that do not
 /// fit into the format. Then `output` is as it was.
 pub fn convert(
     input: &Path,
@@ -73,6 +73,9 @@ pub fn convert(
     on_progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Converted> {
     let files = ModelFiles::open(input)?;
+    if let Some(problem) = memory::problems(&files).into_iter().next() {
+        return Err(problem);
+    }
     let items = tensors::items(&files, options)?;
     let staged = Staged::create(input, output, options.replace)?;
     let mut done = Converted::default();
