@@ -11,8 +11,8 @@ fn options(dtype: Dtype, batch: usize, budget: usize, prefix_cache: bool) -> Eng
         device: Device::Emulator,
         dtype: Some(dtype),
         max_seq_len: Some(256),
-        max_batch_size: batch,
-        token_budget: budget,
+        max_batch_size: Some(batch),
+        token_budget: Some(budget),
         prefix_cache,
         ..EngineOptions::default()
     }

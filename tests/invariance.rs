@@ -89,8 +89,8 @@ fn engine(name: &str, dtype: Dtype, way: Way) -> Engine {
     let options = EngineOptions {
         dtype: Some(dtype),
         max_seq_len: Some(256),
-        max_batch_size: way.batch,
-        token_budget: way.budget,
+        max_batch_size: Some(way.batch),
+        token_budget: Some(way.budget),
         prefix_cache: way.prefix_cache,
         threads: Some(way.threads),
         ..EngineOptions::default()

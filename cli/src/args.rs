@@ -276,7 +276,7 @@ pub struct ModelArgs {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
-    /// Upper bound on sequences in flight [default: 256]; never changes results
+    /// Upper bound on sequences in flight [default: 256, more on a GPU]; never changes results
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch_size: Option<usize>,
     /// Memory for the KV cache in MiB [default: by the memory free at load]

@@ -6,7 +6,7 @@ use crate::{
     diagnostics::{Error, Result},
     hub, kwargs,
 };
-use oc_engine::{Device, Dtype, EngineOptions};
+use oc_engine::{DEFAULT_BATCH_SIZE, Device, Dtype, EngineOptions};
 use oc_eval::{EvalConfig, ModelConfig, Resume, Stage, Summarizer, model_abbr, models, names};
 use std::path::{Path, PathBuf};
 
@@ -231,7 +231,7 @@ fn by_flags(args: &EvalArgs, env: &Environment, notes: &mut Vec<String>) -> Resu
         max_seq_len: *max_seq_len,
         max_out_len,
         pad_token_id: args.run.pad_token_id.map(i64::from),
-        batch_size: args.model.batch_size.unwrap_or(EngineOptions::default().max_batch_size),
+        batch_size: args.model.batch_size.unwrap_or(DEFAULT_BATCH_SIZE),
         stop_words: stop_words.clone(),
         temperature: sampling.temperature,
         top_k: sampling.top_k,
@@ -248,7 +248,9 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
     let settings = config::settings(entry, &folders, args.model.dtype.is_some(), notes)?;
     let context = settings.max_seq_len.map(|len| len + settings.max_out_len);
     let mut options = options(&args.model, settings.dtype, settings.device, context)?;
-    options.max_batch_size = args.model.batch_size.unwrap_or(settings.batch_size.max(options.max_batch_size));
+    // What the dictionary says is a bound of OpenCompass's memory, not of ours.
+    let settings_bound = Some(settings.batch_size).filter(|size| *size > DEFAULT_BATCH_SIZE);
+    options.max_batch_size = args.model.batch_size.or(settings_bound);
     options.tokenizer_path = settings.tokenizer_path.clone();
     options.eos_token_ids.clone_from(&settings.eos_token_ids);
     let config = EvalConfig {
@@ -391,7 +393,7 @@ fn options(
         dtype,
         threads: args.threads,
         max_seq_len,
-        max_batch_size: args.batch_size.unwrap_or(default.max_batch_size),
+        max_batch_size: args.batch_size,
         kv_cache_bytes: args.kv_cache_mib.map(|mib| mib << 20),
         prefix_cache: !args.no_prefix_cache,
         cuda_graphs: !args.enforce_eager,
@@ -485,7 +487,7 @@ mod tests {
         let (evaluation, notes) = eval(&tail).unwrap();
         let model = evaluation.model.unwrap();
         let options = &model.options;
-        assert_eq!((options.max_seq_len, options.max_batch_size, options.threads), (Some(116), 4, Some(2)));
+        assert_eq!((options.max_seq_len, options.max_batch_size, options.threads), (Some(116), Some(4), Some(2)));
         assert_eq!((options.kv_cache_bytes, options.prefix_cache), (Some(64 << 20), false));
         assert_eq!((options.dtype, options.device), (Some(Dtype::F32), Device::Cpu));
         assert_eq!(options.tokenizer_path, None);
@@ -498,7 +500,7 @@ mod tests {
     fn the_batch_size_is_the_engines_unless_given() {
         let (evaluation, _) = eval("").unwrap();
         assert!(evaluation.model.is_err());
-        assert_eq!(evaluation.config.batch_size, EngineOptions::default().max_batch_size);
+        assert_eq!(evaluation.config.batch_size, DEFAULT_BATCH_SIZE);
         assert_eq!((evaluation.config.max_seq_len, evaluation.config.max_out_len), (None, 256));
     }
 

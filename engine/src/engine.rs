@@ -7,7 +7,7 @@ use crate::{
     device,
     generation::Generation,
     kv_cache::KvPool,
-    memory,
+    memory::{self, Owner},
     models::decoder::Decoder,
     runner::{BackendRunner, Runner},
     scheduler::{Limits, Scheduler},
@@ -100,7 +100,7 @@ impl Engine {
         match device {
             Device::Auto | Device::Cpu => {
                 let backend = cpu_backend(&options)?;
-                Self::build(backend, &files, options, memory::available_memory(), on_progress)
+                Self::build(backend, &files, options, (memory::available_memory(), Owner::Shared), on_progress)
             }
             Device::Cuda => {
                 let gpu = gpu.map_or_else(|| driver::open(options.gpu), Ok)?;
@@ -117,13 +117,15 @@ impl Engine {
         options: EngineOptions,
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let available = usize::try_from(device.caps().free_bytes).ok();
+        // The emulator's memory is the machine's.
+        let owner = if options.device == Device::Emulator { Owner::Shared } else { Owner::Ours };
+        let memory = (usize::try_from(device.caps().free_bytes).ok(), owner);
         let backend = cuda_backend(device, &options)?;
-        Self::build(backend, files, options, available, on_progress)
+        Self::build(backend, files, options, memory, on_progress)
     }
 
-    /// As [`load`](Self::load), on this device that runs CUDA kernels, whatever `options.device` says: one of several GPUs,
-    /// or an emulator whose counters are to be read.
+    /// As [`load`](Self::load), on this device that runs CUDA kernels: one of several GPUs, or, where `options.device` says so,
+    /// an emulator whose counters are to be read.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
@@ -131,15 +133,15 @@ impl Engine {
         Self::build_cuda(device, &ModelFiles::open(path.as_ref())?, options, &mut |_, _| {})
     }
 
-    /// Loads a model for `backend`, whose device has `available` bytes of memory.
+    /// Loads a model for `backend`, whose device has these bytes of memory, if that is known.
     fn build<B: Backend + 'static>(
         backend: B,
         files: &ModelFiles,
         options: EngineOptions,
-        available: Option<usize>,
+        memory: (Option<usize>, Owner),
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let mut plan = plan(&backend, files, &options, available)?;
+        let (mut plan, token_budget) = plan(&backend, files, &options, memory)?;
         let mut config = files.config().clone();
         if let Some(ids) = &options.eos_token_ids {
             config.eos_token_ids.clone_from(ids);
@@ -166,14 +168,13 @@ impl Engine {
 
         let weights = WeightCost::new(&backend, files)?;
         let max_seq_len = context(files, &options)?;
-        let token_budget = token_budget(&options);
         let decoder = Decoder::load(&backend, files, max_seq_len, on_progress)?;
         files.release_all();
         plan.weights = decoder.weight_bytes(&backend);
         let num_pages = plan.num_pages();
         let runner = Box::new(BackendRunner::new(backend, decoder, &config, num_pages, token_budget)?);
         let unscaled_context = config.unscaled_context();
-        let limits = Limits { max_seqs: options.max_batch_size.max(1), token_budget, unscaled_context };
+        let limits = Limits { max_seqs: memory.1.batch_size(options.max_batch_size), token_budget, unscaled_context };
         let scheduler = Scheduler::new(KvPool::new(num_pages, options.prefix_cache), limits);
         Ok(Self {
             tokenizer,
@@ -197,10 +198,18 @@ impl Engine {
     /// As for [`load`](Self::load), but for the tokenizer's; never [`Error::OutOfMemory`].
     pub fn plan(files: &ModelFiles, options: &EngineOptions) -> Result<MemoryPlan> {
         match options.device {
-            Device::Auto | Device::Cpu => plan(&cpu_backend(options)?, files, options, None),
-            Device::Cuda => plan(&cuda_backend(driver::open(options.gpu)?, options)?, files, options, None),
-            Device::Emulator => plan(&cuda_backend(emulator(), options)?, files, options, None),
+            Device::Auto | Device::Cpu => plan(&cpu_backend(options)?, files, options, (None, Owner::Shared)),
+            Device::Cuda => {
+                let device = driver::open(options.gpu)?;
+                // As large as the device is, however little of it is free.
+                let memory = usize::try_from(device.caps().total_bytes).ok();
+                let backend = cuda_backend(device, options)?;
+                let unlimited = |_| plan(&backend, files, options, (None, Owner::Shared));
+                plan(&backend, files, options, (memory, Owner::Ours)).or_else(unlimited)
+            }
+            Device::Emulator => plan(&cuda_backend(emulator(), options)?, files, options, (None, Owner::Shared)),
         }
+        .map(|(plan, _)| plan)
     }
 
     /// Continues every request and returns the outputs in the order of the requests.
@@ -390,27 +399,28 @@ fn context(files: &ModelFiles, options: &EngineOptions) -> Result<usize> {
     }
 }
 
-/// Rows of a step.
-fn token_budget(options: &EngineOptions) -> usize {
-    options.token_budget.max(PAGE_SIZE)
-}
-
-/// Decides what is allocated on `backend`, whose device has `available` bytes of memory if that is known.
+/// Decides what is allocated on `backend`, whose device has these bytes of memory if that is known,
+/// and how many rows a step has.
 fn plan<B: Backend>(
     backend: &B,
     files: &ModelFiles,
     options: &EngineOptions,
-    available: Option<usize>,
-) -> Result<MemoryPlan> {
+    (available, owner): (Option<usize>, Owner),
+) -> Result<(MemoryPlan, usize)> {
     let config = files.config();
-    MemoryPlan::new(
-        memory::weight_bytes(backend, files)?,
-        memory::workspace_bytes(config, token_budget(options), backend.info().storage),
+    let (weights, storage) = (memory::weight_bytes(backend, files)?, backend.info().storage);
+    let left = available.map(|available| available.saturating_sub(weights));
+    let token_budget = owner.token_budget(options.token_budget, left, memory::workspace_bytes(config, 1, storage));
+    let plan = MemoryPlan::new(
+        weights,
+        memory::workspace_bytes(config, token_budget, storage),
         backend.kv_page_bytes(config.kv_layout(1)),
         context(files, options)?,
         options.kv_cache_bytes,
         available,
-    )
+        owner,
+    )?;
+    Ok((plan, token_budget))
 }
 
 /// The generations of a call to [`Engine::stream`], token by token.

@@ -1,12 +1,18 @@
 //! The memory plan: what is allocated at load, and whether it fits.
 
 use crate::{
-    Error, MlpKind, ModelConfig, ModelFiles, Result,
+    DEFAULT_BATCH_SIZE, Error, MlpKind, ModelConfig, ModelFiles, Result,
     layers::{Check, Count},
     models::decoder::Parameters,
 };
 use oc_kernels::{Backend, PAGE_SIZE, Storage};
 
+/// Rows of a step on a processor: enough that every weight is read for hundreds of tokens.
+const HOST_BUDGET: usize = 512;
+/// Most rows of a step on a GPU: its products are bound by arithmetic long before, and partial last waves of blocks are few.
+const MOST_BUDGET: usize = 1 << 14;
+/// Sequences in flight on a GPU: as many as benchmarks have questions.
+const GPU_BATCH_SIZE: usize = 2048;
 /// KV tokens that are enough to keep a batch of long prompts in flight, and their common beginnings.
 const DEFAULT_KV_TOKENS: usize = 1 << 16;
 
@@ -23,11 +29,42 @@ pub struct MemoryPlan {
     pub kv_tokens: usize,
 }
 
+/// Whose memory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The machine's, which others need too.
+    Shared,
+    /// A GPU's, which nobody else wants.
+    Ours,
+}
+
+impl Owner {
+    /// Rows of a step: on a GPU as many as 1/32 of what weights leave of its memory has room for, at `row_bytes` of
+    /// activations each.
+    pub fn token_budget(self, asked: Option<usize>, left: Option<usize>, row_bytes: usize) -> usize {
+        let by_memory = || match (self, left) {
+            (Self::Ours, Some(left)) => {
+                let rows = left / 32 / row_bytes.max(1);
+                (rows / PAGE_SIZE * PAGE_SIZE).clamp(HOST_BUDGET, MOST_BUDGET)
+            }
+            _ => HOST_BUDGET,
+        };
+        asked.unwrap_or_else(by_memory).max(PAGE_SIZE)
+    }
+
+    /// Sequences in flight.
+    pub fn batch_size(self, asked: Option<usize>) -> usize {
+        let default = if self == Self::Ours { GPU_BATCH_SIZE } else { DEFAULT_BATCH_SIZE };
+        asked.unwrap_or(default).max(1)
+    }
+}
+
 impl MemoryPlan {
     /// Decides the size of the KV pool, and refuses what does not fit.
     ///
     /// `page_bytes`: KV of one page over all layers; `available`: free memory, if known; `kv_cache_bytes`: the pool as
-    /// asked for.
+    /// asked for. Of memory that is ours alone the pool takes all but what operations need for a while, so that a benchmark
+    /// whose keys and values fit is resident as a whole.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -38,6 +75,7 @@ impl MemoryPlan {
         max_seq_len: usize,
         kv_cache_bytes: Option<usize>,
         available: Option<usize>,
+        owner: Owner,
     ) -> Result<Self> {
         let out_of_memory = |what, needed: usize, available: usize, hint: &str| {
             Err(Error::OutOfMemory { what, needed, available, hint: hint.into() })
@@ -51,6 +89,7 @@ impl MemoryPlan {
         let one_sequence = max_seq_len.div_ceil(PAGE_SIZE);
         let pages = match kv_cache_bytes {
             Some(bytes) => bytes / page_bytes,
+            None if owner == Owner::Ours && available.is_some() => (left - left / 12) / page_bytes,
             // A quarter of what is left, but one whole context at least where that fits.
             None => (DEFAULT_KV_TOKENS / PAGE_SIZE).max(one_sequence).min((left / 4 / page_bytes).max(one_sequence)),
         };
@@ -122,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_pool_takes_a_quarter_of_what_is_left_up_to_the_default() {
-        let plan = |available| MemoryPlan::new(100 * MIB, 0, 1 << 14, 2048, None, available).unwrap();
+        let plan = |available| MemoryPlan::new(100 * MIB, 0, 1 << 14, 2048, None, available, Owner::Shared).unwrap();
         assert_eq!(plan(None).kv_tokens, DEFAULT_KV_TOKENS);
         assert_eq!(plan(Some(100_000 * MIB)).kv_tokens, DEFAULT_KV_TOKENS);
         assert_eq!(plan(Some(140 * MIB)).kv_cache, 10 * MIB);
@@ -132,10 +171,33 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_by_name() {
-        let refused = |kv, available| MemoryPlan::new(100 * MIB, 0, 1 << 14, 2048, kv, Some(available)).unwrap_err();
+        let refused = |kv, available| {
+            MemoryPlan::new(100 * MIB, 0, 1 << 14, 2048, kv, Some(available), Owner::Shared).unwrap_err()
+        };
         assert!(refused(None, 99 * MIB).to_string().starts_with("the model needs 100 MiB but only 99 MiB"));
         assert!(refused(None, 101 * MIB).to_string().starts_with("the KV cache needs 2 MiB but only 1 MiB"));
         assert!(refused(Some(64 * MIB), 150 * MIB).to_string().starts_with("the KV cache needs 64 MiB but only 50"));
         assert!(refused(Some(10), 150 * MIB).to_string().starts_with("the KV cache needs"));
+    }
+
+    /// InternLM2-7B in bf16 on a GPU of 80 GB.
+    #[test]
+    fn a_gpu_holds_all_of_a_benchmark_beside_the_weights() {
+        let (weights, page_bytes, row_bytes) = (15_500 * MIB, PAGE_SIZE * (128 << 10), 2 * 40_960);
+        let free = 79_000 * MIB;
+        let budget = Owner::Ours.token_budget(None, Some(free - weights), row_bytes);
+        assert_eq!(budget, MOST_BUDGET);
+        let plan =
+            MemoryPlan::new(weights, budget * row_bytes, page_bytes, 32_768, None, Some(free), Owner::Ours).unwrap();
+        // C-Eval val: 52 prefixes of 1,100 tokens, 1,346 questions of 110 and answers of 16.
+        assert!(plan.kv_tokens > 52 * 1_100 + 1_346 * (110 + 16 + PAGE_SIZE), "{plan:?}");
+        // Something is left for logits, statistics and the partial results of attention.
+        let rest = free - plan.weights - plan.workspace - plan.kv_cache;
+        assert!(rest > 4_000 * MIB && rest < 8_000 * MIB, "{rest}");
+        // A small GPU has smaller steps; who asks gets what he asks for.
+        assert_eq!(Owner::Ours.token_budget(None, Some(6_000 * MIB), row_bytes), 2_400);
+        assert_eq!(Owner::Ours.token_budget(Some(100), Some(free), row_bytes), 100);
+        assert_eq!(Owner::Shared.token_budget(None, Some(free), row_bytes), HOST_BUDGET);
+        assert_eq!((Owner::Ours.batch_size(Some(7)), Owner::Shared.batch_size(None)), (7, DEFAULT_BATCH_SIZE));
     }
 }

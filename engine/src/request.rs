@@ -27,6 +27,9 @@ pub enum LoadFormat {
     Dummy,
 }
 
+/// Sequences in flight at once where nothing else is said.
+pub const DEFAULT_BATCH_SIZE: usize = 256;
+
 /// How to load and run a model. `Default` is right for most uses.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -42,10 +45,10 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Longest context in tokens, prompt and output together. `None`: what the model was trained for.
     pub max_seq_len: Option<usize>,
-    /// Most sequences in flight at once.
-    pub max_batch_size: usize,
-    /// Most tokens computed in one step; prompts longer than this are computed in chunks.
-    pub token_budget: usize,
+    /// Most sequences in flight at once. `None`: [`DEFAULT_BATCH_SIZE`], more on a GPU.
+    pub max_batch_size: Option<usize>,
+    /// Most tokens computed in one step; prompts longer than this are computed in chunks. `None`: by the memory plan.
+    pub token_budget: Option<usize>,
     /// Bytes of the KV pool. `None`: decided by the memory plan.
     pub kv_cache_bytes: Option<usize>,
     /// Whether requests with a common beginning share its pages.
@@ -67,8 +70,8 @@ impl Default for EngineOptions {
             dtype: None,
             threads: None,
             max_seq_len: None,
-            max_batch_size: 256,
-            token_budget: 512,
+            max_batch_size: None,
+            token_budget: None,
             kv_cache_bytes: None,
             prefix_cache: true,
             cuda_graphs: true,

@@ -225,3 +225,6 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

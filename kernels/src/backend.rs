@@ -488,7 +488,8 @@ pub trait Backend: Send + Sync {
     }
     /// Runs `work`, or what it did at an earlier call with a batch of the same form. `work` runs operations that depend on
     /// nothing but `batch` and on tensors, weights and a pool that are the same at every call; none of them takes indices or
-    /// returns numbers.
+    /// returns numbers. What `work` refuses is refused when it runs: a batch whose rows leave the rotary table must not come to
+    /// a replay.
     fn replay<E: From<Error>>(&self, batch: &Self::Batch, work: &mut dyn FnMut() -> Result<(), E>) -> Result<(), E> {
         let _ = batch;
         work()

@@ -6,7 +6,7 @@ use crate::{
     diagnostics::{Error, Result, Stdout, Terminal},
     resolve,
 };
-use oc_engine::{Device, Engine, EngineOptions, Event, ModelFiles, Request, ScoreRequest};
+use oc_engine::{DEFAULT_BATCH_SIZE, Device, Engine, EngineOptions, Event, ModelFiles, Request, ScoreRequest};
 use oc_kernels::{
     Dtype,
     cpu::{CpuBackend, CpuOptions, SimdLevel},
@@ -54,7 +54,7 @@ pub fn run(args: &BenchArgs, terminal: &Terminal) -> Result<Outcome> {
         return Err(Error::input("the emulator has no clock", hint));
     }
     let most = args.sequences.iter().copied().max().unwrap_or(1);
-    options.max_batch_size = args.model.batch_size.unwrap_or(options.max_batch_size.max(most));
+    options.max_batch_size = args.model.batch_size.or_else(|| (most > DEFAULT_BATCH_SIZE).then_some(most));
     tracing::info!("measuring the peaks of this machine");
     let peaks = peaks(options)?;
     let mut engine = model.load(terminal)?;

@@ -6,7 +6,7 @@ use super::{
     device::{Device, DeviceBuffer, DevicePtr},
     tensor::encode,
 };
-use crate::{Error, Result, Storage, WeightView, reference::dequant::dequantize};
+use crate::{Error, Result, Storage, WeightFormat, WeightView, reference::dequant::dequantize};
 
 /// Rows are padded to a multiple of this many elements: 16 bytes, the unit of `cp.async`.
 const ALIGN: usize = 8;
@@ -78,7 +78,13 @@ impl CudaWeight {
             // The fields of a view are public: check again what is read.
             let view = WeightView::new(part.data, part.format, part.rows, part.cols)?;
             let end = staged.len() + row_bytes;
-            encode(&dequantize(&WeightView { data: view.row(row), rows: 1, ..view }), storage, &mut staged);
+            match (view.format, storage) {
+                // Already what is multiplied.
+                (WeightFormat::Bf16, Storage::Bf16) | (WeightFormat::F16, Storage::F16) => {
+                    staged.extend_from_slice(view.row(row));
+                }
+                _ => encode(&dequantize(&WeightView { data: view.row(row), rows: 1, ..view }), storage, &mut staged),
+            }
             staged.resize(end, 0);
             if staged.len() >= PART_BYTES {
                 device.upload(&staged, buffer.ptr() + done)?;
