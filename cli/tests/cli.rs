@@ -72,6 +72,9 @@ fn help_and_version_are_data() {
         ("prompt --help", "--jsonl"),
         ("generate --help", "Examples:"),
         ("bench-kernels --help", "of floor"),
+        ("inspect --help", "Only headers are read"),
+        ("convert --help", ".OUT.incomplete"),
+        ("pull --help", "HF_ENDPOINT"),
     ] {
         cli.run(line).assert().code(0).stdout(contains(wanted)).stderr("");
     }

@@ -332,7 +332,11 @@ fn a_wrong_checksum_is_no_file() {
         cli.refuses(cli.run(&hub.url, "pull tiny/llama"), "has the checksum", "thrown away");
         let etag = sha256(&weights());
         assert!(!cli.blob(&etag).exists() && !cli.blob(&format!("{etag}.incomplete")).exists());
-        assert!(!cli.model().join("snapshots").join(COMMIT).join("model.safetensors").exists());
+        assert!(cli.blob(&git_sha1(&files()[0].1)).exists(), "what was right is kept");
+        // A part of a model is not found.
+        assert!(!cli.model().join("snapshots").exists());
+        let output = cli.run(&hub.url, "inspect tiny/llama").assert().code(2).get_output().clone();
+        assert!(String::from_utf8(output.stderr).unwrap().contains("`oc-cli pull tiny/llama`"));
     }
     // Of a small file, by Git's hash; and one that is longer than it said.
     let cli = Cli::new();

@@ -43,8 +43,10 @@ pub fn run(args: &PullArgs, terminal: &Terminal) -> Result<Outcome> {
     let remotes = chosen.iter().map(|file| client.head(&commit, file)).collect::<Result<Vec<_>>>()?;
     check_space(&model, &remotes)?;
     for (i, remote) in remotes.iter().enumerate() {
-        fetch(&client, &model, &commit, remote, (i + 1, remotes.len()), terminal)?;
+        fetch(&client, &model, remote, (i + 1, remotes.len()), terminal)?;
     }
+    // Only now, so that nobody takes a part for the whole.
+    remotes.iter().try_for_each(|remote| hub::link(&model, &commit, remote))?;
     let snapshot = model.join("snapshots").join(&commit);
     if args.revision != commit {
         let path = model.join("refs").join(&args.revision);
@@ -137,21 +139,14 @@ fn check_space(model: &Path, remotes: &[Remote]) -> Result<()> {
 }
 
 /// Fetches file `at.0` of `at.1`, showing how far it is.
-fn fetch(
-    client: &Client,
-    model: &Path,
-    commit: &str,
-    remote: &Remote,
-    at: (usize, usize),
-    terminal: &Terminal,
-) -> Result<()> {
+fn fetch(client: &Client, model: &Path, remote: &Remote, at: (usize, usize), terminal: &Terminal) -> Result<()> {
     let what = format!("{} ({} of {})", remote.name, at.0, at.1);
     let bar = progress::bytes(terminal, &what);
     if let Some(bar) = &bar {
         bar.set_length(remote.size);
     }
     let mut last_line = Instant::now();
-    let fetched = hub::fetch(client, model, commit, remote, &mut |present| match &bar {
+    let fetched = hub::fetch(client, model, remote, &mut |present| match &bar {
         Some(bar) => bar.set_position(present),
         None if last_line.elapsed() >= LINE_INTERVAL && present < remote.size => {
             last_line = Instant::now();

@@ -48,18 +48,12 @@ impl Checksum {
     }
 }
 
-/// Brings the blob of `remote` into `model`, a model's folder in the cache, and links it into the snapshot `commit`.
-/// `on_bytes(present)` counts the bytes that are there.
+/// Brings the blob of `remote` into `model`, a model's folder in the cache. `on_bytes(present)` counts the bytes that are
+/// there.
 ///
 /// # Errors
 /// What the hub refuses, a wrong checksum, and what the disk refuses.
-pub fn fetch(
-    client: &Client,
-    model: &Path,
-    commit: &str,
-    remote: &Remote,
-    on_bytes: &mut dyn FnMut(u64),
-) -> Result<()> {
+pub fn fetch(client: &Client, model: &Path, remote: &Remote, on_bytes: &mut dyn FnMut(u64)) -> Result<()> {
     let blob = model.join("blobs").join(&remote.etag);
     if !is_whole(&blob, remote) {
         create_dir(&model.join("blobs"))?;
@@ -70,7 +64,7 @@ pub fn fetch(
         }
     }
     on_bytes(remote.size);
-    link(model, commit, remote)
+    Ok(())
 }
 
 fn is_whole(blob: &Path, remote: &Remote) -> bool {
@@ -180,8 +174,11 @@ fn copy(mut body: impl Read, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Resul
     }
 }
 
-/// Links a blob into the snapshot, relatively as `huggingface_hub` does.
-fn link(model: &Path, commit: &str, remote: &Remote) -> Result<()> {
+/// Links a blob into the snapshot `commit`, relatively as `huggingface_hub` does.
+///
+/// # Errors
+/// What the disk refuses.
+pub fn link(model: &Path, commit: &str, remote: &Remote) -> Result<()> {
     let path = model.join("snapshots").join(commit).join(&remote.name);
     let folder = path.parent().unwrap_or(model);
     create_dir(folder)?;

@@ -6,7 +6,7 @@
 mod blob;
 mod client;
 
-pub use blob::{fetch, free_bytes};
+pub use blob::{fetch, free_bytes, link};
 pub use client::{Client, Remote};
 
 use crate::diagnostics::{Error, Result};
