@@ -11,6 +11,8 @@ use std::{fs, path::Path};
 struct Case {
     name: String,
     config: String,
+    /// `dev.jsonl` in the folder of the data, instead of the demonstration's.
+    data: Option<String>,
     predictions: Map<String, Value>,
 }
 
@@ -19,9 +21,15 @@ fn cases() -> Vec<Case> {
 }
 
 /// Runs a configuration of a case in `dir`; what is on stderr, and the run folder's predictions and log.
-fn run(dir: &Path, config: &str) -> (String, Map<String, Value>, String) {
-    let data = root().join("data/demo/formal_ceval");
-    let config = config.replace("DATA", data.to_str().unwrap()).replace("MODEL", fixture("llama").to_str().unwrap());
+fn run(dir: &Path, config: &str, data: Option<&str>) -> (String, Map<String, Value>, String) {
+    let folder = match data {
+        Some(lines) => {
+            fs::write(dir.join("dev.jsonl"), lines).unwrap();
+            dir.to_owned()
+        }
+        None => root().join("data/demo/formal_ceval"),
+    };
+    let config = config.replace("DATA", folder.to_str().unwrap()).replace("MODEL", fixture("llama").to_str().unwrap());
     fs::write(dir.join("x.py"), config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
     let output = command.current_dir(dir).args(["eval", "x.py", "-w", "runs"]).assert().code(0).get_output().clone();
@@ -48,10 +56,10 @@ fn same(found: &Value, wanted: &Value) -> bool {
 #[test]
 fn answers_are_opencompasss() {
     let cases = cases();
-    assert!(cases.len() >= 11);
-    for Case { name, config, predictions } in cases {
+    assert!(cases.len() >= 13);
+    for Case { name, config, data, predictions } in cases {
         let dir = tempfile::tempdir().unwrap();
-        let (_, found, _) = run(dir.path(), &config);
+        let (_, found, _) = run(dir.path(), &config, data.as_deref());
         assert_eq!(found.len(), predictions.len(), "{name}");
         for (index, wanted) in &predictions {
             assert!(same(&found[index], wanted), "{name}, question {index}:\n{:#}\nwanted {wanted:#}", found[index]);
@@ -71,6 +79,7 @@ fn every_setting_changes_something() {
         ("causal", "causal mid"),
         ("drop_middle of perplexities", "causal of perplexities"),
         ("pad_token_id", "causal of perplexities"),
+        ("likelihoods", "likelihoods of the older class"),
     ] {
         assert_ne!(of(name).predictions, of(other).predictions, "{name}");
     }
@@ -81,7 +90,7 @@ fn every_setting_changes_something() {
 fn events_are_counted_and_marked() {
     let case = cases().into_iter().find(|case| case.name == "chat mid").unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let (stderr, _, log) = run(dir.path(), &case.config);
+    let (stderr, _, log) = run(dir.path(), &case.config, None);
     assert!(
         stderr
             .contains("2 of 2 prompts do not fit into --max-seq-len 150: 2 lost solved examples, 2 lost their middle"),
@@ -102,7 +111,7 @@ fn events_are_counted_and_marked() {
     let stop = answer.chars().filter(|c| c.is_ascii_alphabetic()).nth(1).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let stopping = case.config.replace("mode='mid'", &format!("mode='mid', stop_words=['{stop}']"));
-    let (_, found, log) = run(dir.path(), &stopping);
+    let (_, found, log) = run(dir.path(), &stopping, None);
     assert_eq!(found["0"]["prediction"].as_str().unwrap(), answer.split(stop).next().unwrap());
     assert!(log.lines().next().unwrap().contains("\"finish\":\"stop\""), "{log}");
 }
