@@ -165,7 +165,6 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[expect(clippy::excessive_precision, reason = "halves of an ulp decide how a number is written")]
     #[test]
     fn repr_is_pythons() {
         // Each right side is what Python 3.11 prints.
