@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks and times the CUDA kernels on a real GPU, on a machine that needs no Rust: binaries are packed elsewhere.
+# Checks and times the CUDA kernels and whole models on a real GPU, on a machine that needs no Rust: binaries are packed elsewhere.
 #
 #   scripts/gpu.sh pack [FILE]      with Rust: builds, and packs binaries, tests and this script (default target/gpu.tar.gz)
 #   tar xzf gpu.tar.gz && gpu/gpu.sh run [FOLDER]      with a GPU: everything below; results go to FOLDER (gpu-results)
 #
-# `run` runs the kernel tests on the GPU, compares it with the emulator, benchmarks every operation, runs the tests again
-# under compute-sanitizer and compares with PyTorch, where these two are installed. Exit status 1 if anything is wrong.
+# `run` runs the kernel tests on the GPU, compares it with the emulator, benchmarks whole models and every operation, runs the
+# tests again under compute-sanitizer and compares with PyTorch, where these two are installed. Exit status 1 if anything is wrong.
 set -euo pipefail
 
 # The tests that run where OC_TEST_DEVICE says.
@@ -46,8 +46,14 @@ run() {
         printf '\n== %s: %s\n' "$name" "$*"
         "$@" 2>&1 | tee "$out/$name.txt" || { echo "== $name FAILED"; failed=1; }
     }
+    step doctor ./oc-cli doctor
     for name in "${tests[@]}"; do
         step "$name" "tests/$name" --test-threads 1
+    done
+    # Whole models with random weights: prompts, tokens after 1,200, all of C-Eval val in its sizes.
+    for shape in InternLM2-7B Qwen2-0.5B; do
+        step "model-$shape" ./oc-cli bench --shape "$shape" --device cuda --what prefill,decode,gen,ppl --prompt-tokens 1200 \
+            --sequences 1,16,64
     done
     # As a document, for a later --baseline and for the comparison with PyTorch, then as a table that compares the two.
     ./oc-cli bench-kernels --device cuda --json > "$out/bench.json" || failed=1
