@@ -143,6 +143,7 @@ fn configured(config: &mut EvalConfig, configuration: &Configuration, args: &Eva
         config.subjects.clone_from(&questions.subjects);
     }
     config.limit = config.limit.or(questions.limit);
+    config.strict_braces |= questions.strict_braces;
 }
 
 /// The datasets of `--datasets`, where one of them is a configuration of the user's.

@@ -382,6 +382,16 @@ fn braces_in_the_data_are_replaced_counted_and_said() {
     let stderr = place.stderr(&eval, 0);
     assert!(stderr.contains("2 rows hold a placeholder such as {A} in their own text; as in OpenCompass"), "{stderr}");
     assert!(!place.stderr(&format!("{eval} --strict-braces"), 0).contains("placeholder"));
+    // What is saved with a run says which it was.
+    let eval = eval.replace("--dry-run", "--max-out-len 1");
+    for (flags, is_strict) in [("-w compatible", false), ("-w strict --strict-braces", true)] {
+        place.stderr(&format!("{eval} {flags}"), 0);
+        let pattern = place.path(flags.split(' ').nth(1).unwrap());
+        let run = std::fs::read_dir(pattern).unwrap().next().unwrap().unwrap().path().join("configs");
+        let saved = std::fs::read_dir(run).unwrap().next().unwrap().unwrap().path();
+        let again = place.stderr(&format!("eval {} --data-dir data --dry-run", saved.display()), 0);
+        assert_eq!(again.contains("placeholder"), !is_strict, "{flags}: {again}");
+    }
 }
 
 /// All choices of a question cost hardly more than one: the examples and the question are computed once.

@@ -34,7 +34,7 @@ pub struct Configuration {
     pub notes: Vec<String>,
 }
 
-/// What TOML has keys for and Python configurations have not.
+/// What TOML has keys for and OpenCompass's configurations have not; the last may stand in a `.py` file too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Questions {
     /// `data_dir`.
@@ -43,6 +43,8 @@ pub struct Questions {
     pub subjects: Vec<String>,
     /// `limit`.
     pub limit: Option<usize>,
+    /// `strict_braces`, which is saved with a run.
+    pub strict_braces: bool,
 }
 
 /// A dictionary of a configuration.

@@ -103,6 +103,14 @@ pub(super) fn read(path: &Path) -> Result<Configuration> {
     if !ignored.is_empty() {
         notes.push(format!("`{}` of {name} has no effect: one process does all the work", ignored.join("` and `")));
     }
+    let strict_braces = match evaluated.get("strict_braces") {
+        None | Some(Value::None) => false,
+        Some(Value::Bool(is_set)) => *is_set,
+        Some(other) => {
+            let message = format!("{name}: `strict_braces` is {}, wanted True or False", other.kind());
+            return Err(Error::input(message, "True leaves placeholders in the questions alone"));
+        }
+    };
     Ok(Configuration {
         models: entries(&evaluated, &name, "models", &Class::ALL.map(Class::name))?,
         datasets: entries(&evaluated, &name, "datasets", &datasets::types())?,
@@ -115,7 +123,7 @@ pub(super) fn read(path: &Path) -> Result<Configuration> {
                 return Err(Error::input(format!("{name}: `work_dir` is {}, wanted text", other.kind()), hint));
             }
         },
-        questions: Questions::default(),
+        questions: Questions { strict_braces, ..Questions::default() },
         notes,
     })
 }

@@ -20,6 +20,8 @@ struct File {
     #[serde(default)]
     subjects: Vec<String>,
     limit: Option<usize>,
+    #[serde(default)]
+    strict_braces: bool,
 }
 
 /// One `[[models]]`: a `name` of `oc-cli list-configs` or a `path`, and what is to differ.
@@ -72,7 +74,12 @@ fn parse(name: &str, source: &str) -> Result<Configuration> {
         datasets,
         summarizer: None,
         work_dir: file.work_dir,
-        questions: Questions { data_dir: file.data_dir, subjects: file.subjects, limit: file.limit },
+        questions: Questions {
+            data_dir: file.data_dir,
+            subjects: file.subjects,
+            limit: file.limit,
+            strict_braces: file.strict_braces,
+        },
         notes,
     })
 }

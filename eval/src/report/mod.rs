@@ -51,12 +51,16 @@ pub(crate) fn configuration(
         }
         entry
     };
-    let all = json!({
+    let mut all = json!({
         "datasets": datasets,
         "models": configs.iter().map(model).collect::<Vec<_>>(),
         "summarizer": { "summary_groups": groups.iter().map(group).collect::<Vec<_>>() },
         "work_dir": folder.path.to_string_lossy(),
     });
+    // Ours alone; OpenCompass does not look at it.
+    if configs.iter().any(|config| config.strict_braces) {
+        all["strict_braces"] = true.into();
+    }
     all.as_object().map(python::config).unwrap_or_default()
 }
 
