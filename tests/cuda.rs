@@ -2,9 +2,12 @@
 //! whatever it is computed with.
 
 use oc_engine::{Device, Dtype, Engine, EngineOptions, Output, Request, SamplingParams, Score, ScoreRequest};
-use oc_kernels::emulator::{Emulator, EmulatorOptions, Traffic};
+use oc_kernels::{
+    cuda::device::{Device as CudaDevice, DeviceCaps, DevicePtr, Download, Graph, Launch},
+    emulator::{Emulator, EmulatorOptions, Traffic},
+};
 use oc_tests::{CHECKPOINTS, checkpoint, reference};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 fn options(dtype: Dtype, batch: usize, budget: usize, prefix_cache: bool) -> EngineOptions {
     EngineOptions {
@@ -88,10 +91,19 @@ fn questions(name: &str) -> Vec<ScoreRequest> {
     [47, 48, 17, 64].iter().map(question).collect()
 }
 
-/// Everything that is asked of an engine, as bytes.
-fn everything(engine: &mut Engine, name: &str, one_by_one: bool) -> Vec<String> {
-    let (requests, questions) = (requests(name), questions(name));
-    if one_by_one {
+/// How requests come to an engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Order {
+    OneByOne,
+    Given,
+    /// The last first: who computes a common beginning, and who finds it.
+    Reversed,
+}
+
+/// Everything that is asked of an engine, as bytes, in the order given.
+fn everything(engine: &mut Engine, name: &str, order: Order) -> Vec<String> {
+    let (mut requests, mut questions) = (requests(name), questions(name));
+    if order == Order::OneByOne {
         let outputs =
             requests.into_iter().map(|r| of_output(&engine.generate(vec![r]).unwrap()[0])).collect::<Vec<_>>();
         return outputs
@@ -99,8 +111,16 @@ fn everything(engine: &mut Engine, name: &str, one_by_one: bool) -> Vec<String> 
             .chain(questions.into_iter().map(|q| of_score(&engine.score(vec![q]).unwrap()[0])))
             .collect();
     }
-    let outputs = engine.generate(requests).unwrap();
-    let scores = engine.score(questions).unwrap();
+    if order == Order::Reversed {
+        requests.reverse();
+        questions.reverse();
+    }
+    let mut outputs = engine.generate(requests).unwrap();
+    let mut scores = engine.score(questions).unwrap();
+    if order == Order::Reversed {
+        outputs.reverse();
+        scores.reverse();
+    }
     outputs.iter().map(of_output).chain(scores.iter().map(of_score)).collect()
 }
 
@@ -109,16 +129,27 @@ fn a_request_has_the_same_bits_alone_and_among_others() {
     let models =
         [("qwen2", Dtype::Bf16), ("llama", Dtype::F16), ("internlm2-ntk", Dtype::Bf16), ("opt-post", Dtype::F16)];
     for (name, dtype) in models {
-        // One by one and kernel by kernel.
-        let eager = EngineOptions { cuda_graphs: false, ..options(dtype, 1, 4096, false) };
-        let wanted = everything(&mut load(name, eager), name, true);
-        let cases = [(64, 4096, true, true), (3, 32, true, true), (64, 48, false, true), (64, 4096, true, false)];
-        for (batch, budget, prefix_cache, cuda_graphs) in cases {
-            let mut engine = load(name, EngineOptions { cuda_graphs, ..options(dtype, batch, budget, prefix_cache) });
+        // One by one, kernel by kernel, step by step.
+        let eager = EngineOptions { cuda_graphs: false, async_scheduling: false, ..options(dtype, 1, 4096, false) };
+        let wanted = everything(&mut load(name, eager), name, Order::OneByOne);
+        let all = (true, true);
+        let cases = [
+            (64, 4096, true, all, Order::Given),
+            (64, 4096, true, all, Order::Reversed),
+            (3, 32, true, all, Order::Given),
+            (64, 48, false, all, Order::Reversed),
+            (64, 4096, true, (false, true), Order::Given),
+            (64, 4096, true, (true, false), Order::Given),
+        ];
+        for (batch, budget, prefix_cache, (cuda_graphs, async_scheduling), order) in cases {
+            let options = options(dtype, batch, budget, prefix_cache);
+            let mut engine = load(name, EngineOptions { cuda_graphs, async_scheduling, ..options });
             for round in ["cold", "warm"] {
-                let found = everything(&mut engine, name, false);
+                let found = everything(&mut engine, name, order);
                 for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-                    let with = format!("batch {batch}, budget {budget}, graphs {cuda_graphs}");
+                    let with = format!(
+                        "batch {batch}, budget {budget}, graphs {cuda_graphs}, ahead {async_scheduling}, {order:?}"
+                    );
                     assert_eq!(found, wanted, "{name}, item {i}, {with}, {round}");
                 }
             }
@@ -212,4 +243,115 @@ fn replayed_steps_have_the_bits_of_steps_launched_kernel_by_kernel() {
         });
         assert_eq!(found, wanted, "{count} sequences");
     }
+}
+
+/// Sequences that end while their next step is being computed already: at tokens that end them, at stop strings, at their
+/// limit, and by being abandoned.
+#[test]
+fn a_step_ahead_changes_nothing_that_anybody_sees() {
+    let plain = |async_scheduling| EngineOptions { async_scheduling, ..options(Dtype::Bf16, 4, 64, true) };
+    let long = reference("qwen2").prompts.swap_remove(4).ids;
+    let request = |i: usize| Request { ignore_eos: true, ..Request::new(long[..9 + 5 * i].to_vec(), 9 + i) };
+    let free = load("qwen2", plain(false)).generate((0..6).map(request).collect()).unwrap();
+    // Every sequence has a token that it did generate among those that end it, but one.
+    let eos = |output: &Output| output.tokens[output.request.min(output.tokens.len() - 1)];
+    let ends: Vec<u32> = free[1..].iter().map(eos).collect();
+    let requests = || {
+        (0..6).map(|i| {
+            let stop = if i % 2 == 0 { vec![free[i].text.chars().skip(4).take(2).collect()] } else { vec![] };
+            Request { ignore_eos: i == 0, stop, min_new_tokens: if i == 3 { 5 } else { 0 }, ..request(i) }
+        })
+    };
+    let found = [false, true].map(|async_scheduling| {
+        let options = EngineOptions { eos_token_ids: Some(ends.clone()), ..plain(async_scheduling) };
+        let mut engine = load("qwen2", options);
+        // Left in the middle, with a step in flight.
+        drop(engine.stream(requests().collect()).unwrap().take(5).collect::<Vec<_>>());
+        let outputs = engine.generate(requests().collect()).unwrap();
+        assert!(outputs.iter().any(|output| output.finish != oc_engine::FinishReason::Length));
+        let scores = engine.score(questions("qwen2")).unwrap();
+        let seen = outputs.iter().map(of_output).chain(scores.iter().map(of_score)).collect::<Vec<_>>();
+        (seen, engine.stats().generated_tokens)
+    });
+    assert_eq!(found[0].0, found[1].0);
+}
+
+/// A device that writes down when work is queued, and when it is waited for.
+struct Watched {
+    emulator: Emulator,
+    log: Arc<Mutex<Vec<char>>>,
+}
+
+struct WatchedDownload {
+    inner: Box<dyn Download>,
+    log: Arc<Mutex<Vec<char>>>,
+}
+
+impl Download for WatchedDownload {
+    fn wait(self: Box<Self>) -> oc_kernels::Result<Vec<u8>> {
+        self.log.lock().unwrap().push('w');
+        self.inner.wait()
+    }
+}
+
+impl CudaDevice for Watched {
+    fn caps(&self) -> &DeviceCaps {
+        self.emulator.caps()
+    }
+    fn alloc(&self, what: &'static str, bytes: usize) -> oc_kernels::Result<DevicePtr> {
+        self.emulator.alloc(what, bytes)
+    }
+    fn free(&self, ptr: DevicePtr) {
+        self.emulator.free(ptr);
+    }
+    fn upload(&self, from: &[u8], to: DevicePtr) -> oc_kernels::Result<()> {
+        self.emulator.upload(from, to)
+    }
+    fn download(&self, from: DevicePtr, to: &mut [u8]) -> oc_kernels::Result<()> {
+        self.log.lock().unwrap().push('w');
+        self.emulator.download(from, to)
+    }
+    fn queue_download(&self, from: DevicePtr, bytes: usize) -> oc_kernels::Result<Box<dyn Download>> {
+        self.log.lock().unwrap().push('q');
+        let inner = self.emulator.queue_download(from, bytes)?;
+        Ok(Box::new(WatchedDownload { inner, log: self.log.clone() }))
+    }
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> oc_kernels::Result<()> {
+        self.emulator.copy(from, to, bytes)
+    }
+    fn launch(&self, launch: &Launch<'_>) -> oc_kernels::Result<()> {
+        self.emulator.launch(launch)
+    }
+    fn synchronize(&self) -> oc_kernels::Result<()> {
+        self.log.lock().unwrap().push('w');
+        self.emulator.synchronize()
+    }
+    fn capture(&self, work: &mut dyn FnMut() -> oc_kernels::Result<()>) -> oc_kernels::Result<Box<dyn Graph>> {
+        self.emulator.capture(work)
+    }
+    fn time(&self, work: &mut dyn FnMut() -> oc_kernels::Result<()>) -> oc_kernels::Result<Option<f64>> {
+        self.emulator.time(work)
+    }
+}
+
+#[test]
+fn the_next_step_is_queued_before_the_present_one_is_waited_for() {
+    for (async_scheduling, wanted) in [(true, "qqwqwqwqww"), (false, "qwqwqwqwqw")] {
+        let log = Arc::default();
+        let device = Arc::new(Watched { emulator: Emulator::new(EmulatorOptions::default()), log: Arc::clone(&log) });
+        let options = EngineOptions { async_scheduling, ..options(Dtype::Bf16, 4, 64, true) };
+        let mut engine = Engine::load_on(device, checkpoint("qwen2"), options).unwrap();
+        log.lock().unwrap().clear();
+        let request = |i: u32| Request { ignore_eos: true, ..Request::new(vec![5, 6, 7 + i], 5) };
+        engine.generate((0..3).map(request).collect()).unwrap();
+        assert_eq!(log.lock().unwrap().iter().collect::<String>(), wanted);
+    }
+    // Where an answer may have to be corrected, the next step waits.
+    let log = Arc::default();
+    let device = Arc::new(Watched { emulator: Emulator::new(EmulatorOptions::default()), log: Arc::clone(&log) });
+    let mut engine = Engine::load_on(device, checkpoint("qwen2"), options(Dtype::Bf16, 4, 64, true)).unwrap();
+    log.lock().unwrap().clear();
+    let request = Request { min_new_tokens: 3, ignore_eos: true, ..Request::new(vec![5, 6, 7], 5) };
+    engine.generate(vec![request]).unwrap();
+    assert_eq!(log.lock().unwrap().iter().collect::<String>(), "qwqwqwqqww");
 }

@@ -288,6 +288,9 @@ pub struct ModelArgs {
     /// On a GPU, launch every kernel by itself instead of replaying recorded steps; never changes results
     #[arg(long)]
     pub enforce_eager: bool,
+    /// On a GPU, wait for each step before the next one is prepared; never changes results
+    #[arg(long)]
+    pub no_async_scheduling: bool,
     /// GPUs that share the questions, each with the whole model [default: 1]; recorded only on the processor
     #[arg(long, visible_alias = "hf-num-gpus", value_name = "N")]
     pub num_gpus: Option<usize>,

@@ -398,6 +398,7 @@ fn options(
         kv_cache_bytes: args.kv_cache_mib.map(|mib| mib << 20),
         prefix_cache: !args.no_prefix_cache,
         cuda_graphs: !args.enforce_eager,
+        async_scheduling: !args.no_async_scheduling,
         ..default
     })
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 /// The rows of a step and what is asked of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ForwardBatch {
-    /// Token of each row. `[num_tokens]`
+    /// Token of each row; 0 in those of `sampled_before`. `[num_tokens]`
     pub ids: Vec<u32>,
+    /// Rows whose tokens the step before has sampled and nobody knows yet, and which of its samples each is.
+    pub sampled_before: Vec<(u32, u32)>,
     /// Where the rows stand and where their keys and values lie.
     pub paged: PagedBatch,
     /// Tokens of the text that each sequence's rotary frequencies follow from, where that is longer than the original
@@ -38,6 +40,11 @@ pub(crate) struct Asked {
 }
 
 impl ForwardBatch {
+    /// Whether an answer may have to be replaced by another, for which the activations must still be there.
+    pub fn may_be_corrected(&self) -> bool {
+        self.forbidden.iter().any(Option::is_some)
+    }
+
     /// Whether every row is a generated token after which another is chosen.
     pub fn is_decode(&self) -> bool {
         self.sample_rows.len() == self.ids.len()

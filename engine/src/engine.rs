@@ -4,13 +4,14 @@ use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, LoadFormat, MemoryPlan, ModelConfig, ModelFiles,
     Output, PadTokens, Positions, Request, Result, Stats, Tokenizer,
     cost::WeightCost,
+    batch::ForwardOutput,
     device,
     generation::Generation,
     kv_cache::KvPool,
     memory::{self, Owner},
     models::decoder::Decoder,
     runner::{BackendRunner, Runner},
-    scheduler::{Limits, Scheduler},
+    scheduler::{Limits, Scheduler, Step},
     sequence::{Forbidden, Job, Progress, Work},
 };
 use oc_kernels::{
@@ -44,6 +45,9 @@ pub struct Engine {
     max_seq_len: usize,
     pub(crate) scheduler: Scheduler,
     runner: Box<dyn Runner>,
+    /// The step that the runner computes.
+    in_flight: Option<Step>,
+    async_scheduling: bool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -188,6 +192,8 @@ impl Engine {
             max_seq_len,
             scheduler,
             runner,
+            in_flight: None,
+            async_scheduling: options.async_scheduling,
         })
     }
 
@@ -253,22 +259,49 @@ impl Engine {
         Ok(Stream { engine: self, jobs, events: VecDeque::new() })
     }
 
-    /// One forward pass. An error abandons all work.
+    /// Waits for one forward pass, and has the next one queued meanwhile where that can be. An error abandons all work.
     pub(crate) fn step(
         &mut self,
         mut on_progress: impl FnMut(&Tokenizer, usize, Progress, usize) -> Result<bool>,
     ) -> Result<()> {
-        let step = self.scheduler.schedule();
-        let output = if step.batch.ids.is_empty() { Ok(Default::default()) } else { self.runner.run(&step.batch) };
+        let found = self.next_results();
         let tokenizer = &self.tokenizer;
-        let done = output.map_err(|e| (e, false)).and_then(|output| {
+        let done = found.map_err(|e| (e, false)).and_then(|(step, output)| {
             let on_progress = |id, progress, cached| on_progress(tokenizer, id, progress, cached);
             self.scheduler.advance(&step, &output, on_progress).map_err(|e| (e, true))
         });
         done.map_err(|(error, is_intact)| {
-            self.scheduler.abort(is_intact);
+            self.abandon(is_intact);
             error
         })
+    }
+
+    /// The results of the step in flight, or else of a new one.
+    fn next_results(&mut self) -> Result<(Step, ForwardOutput)> {
+        let step = match self.in_flight.take() {
+            Some(step) => step,
+            None => self.queue_step()?,
+        };
+        if self.async_scheduling && step.has_rows() && self.runner.may_run_ahead() {
+            self.in_flight = Some(self.queue_step()?).filter(Step::has_rows);
+        }
+        let output = if step.has_rows() { self.runner.collect()? } else { ForwardOutput::default() };
+        Ok((step, output))
+    }
+
+    fn queue_step(&mut self) -> Result<Step> {
+        let step = self.scheduler.schedule();
+        if step.has_rows() {
+            self.runner.queue(&step.batch)?;
+        }
+        Ok(step)
+    }
+
+    /// Forgets all work; `is_intact`: what is in the cache, or will be after the step in flight, is right.
+    pub(crate) fn abandon(&mut self, is_intact: bool) {
+        self.in_flight = None;
+        let is_intact = self.runner.forget().is_ok() && is_intact;
+        self.scheduler.abort(is_intact);
     }
 
     fn check_request(&self, index: usize, request: &Request) -> Result<()> {
@@ -484,6 +517,6 @@ impl Iterator for Stream<'_> {
 
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
-        self.engine.scheduler.abort(true);
+        self.engine.abandon(true);
     }
 }

@@ -55,6 +55,8 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// Whether a CUDA device records steps of generated tokens as graphs and replays them: faster, the same results.
     pub cuda_graphs: bool,
+    /// Whether the next step is put together and queued while a GPU computes the present one: faster, the same results.
+    pub async_scheduling: bool,
     /// A tokenizer elsewhere than beside the weights.
     pub tokenizer_path: Option<PathBuf>,
     /// Tokens that end a generation. `None`: those of the model's files.
@@ -75,6 +77,7 @@ impl Default for EngineOptions {
             kv_cache_bytes: None,
             prefix_cache: true,
             cuda_graphs: true,
+            async_scheduling: true,
             tokenizer_path: None,
             eos_token_ids: None,
         }

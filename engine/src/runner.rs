@@ -6,12 +6,18 @@ use crate::{
     models::decoder::{Decoder, Workspace},
 };
 use oc_kernels::{Backend, Sampled};
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 /// A model on a device: what the engine needs to know of a backend.
 pub(crate) trait Runner: Send {
-    /// One forward pass.
-    fn run(&mut self, batch: &ForwardBatch) -> Result<ForwardOutput>;
+    /// Queues a forward pass, behind those that were queued before.
+    fn queue(&mut self, batch: &ForwardBatch) -> Result<()>;
+    /// Whether one more may be queued before the answers of the last one are collected.
+    fn may_run_ahead(&self) -> bool;
+    /// Waits for the answers of the first pass that is queued.
+    fn collect(&mut self) -> Result<ForwardOutput>;
+    /// Waits for all that is queued, and forgets the answers.
+    fn forget(&mut self) -> Result<()>;
 }
 
 /// A decoder, its KV pool and its activations on one backend.
@@ -21,6 +27,17 @@ pub(crate) struct BackendRunner<B: Backend> {
     kv: B::KvCache,
     space: Workspace<B>,
     vocab_size: usize,
+    queued: VecDeque<Queued<B>>,
+}
+
+/// A pass that is being computed.
+struct Queued<B: Backend> {
+    answers: B::Answers,
+    /// As in the batch.
+    forbidden: Vec<Option<Arc<[u32]>>>,
+    /// As in [`Asked`](crate::batch::Asked).
+    sampled: Vec<u32>,
+    may_be_corrected: bool,
 }
 
 impl<B: Backend> BackendRunner<B> {
@@ -34,19 +51,35 @@ impl<B: Backend> BackendRunner<B> {
     ) -> Result<Self> {
         let kv = backend.kv_cache(config.kv_layout(num_pages))?;
         let space = Workspace::new(&backend, config, token_budget)?;
-        Ok(Self { backend, decoder, kv, space, vocab_size: config.vocab_size })
+        Ok(Self { backend, decoder, kv, space, vocab_size: config.vocab_size, queued: VecDeque::new() })
     }
 }
 
 impl<B: Backend> Runner for BackendRunner<B> {
-    fn run(&mut self, batch: &ForwardBatch) -> Result<ForwardOutput> {
-        let Self { backend, decoder, kv, space, vocab_size } = self;
-        let batch = padded(backend, batch, space.capacity());
+    fn queue(&mut self, batch: &ForwardBatch) -> Result<()> {
+        let Self { backend, decoder, kv, space, queued, .. } = self;
+        let before = queued.back().map(|pass| &pass.answers).filter(|_| !batch.sampled_before.is_empty());
+        let batch = with_stand_ins(backend, padded(backend, batch, space.capacity()), before);
         let asked = batch.asked();
-        decoder.forward(backend, &batch, &asked, kv, space)?;
-        let answers = decoder.ask(backend, &batch, &asked, space)?;
+        decoder.forward(backend, &batch, before, &asked, kv, space)?;
+        let mut answers = decoder.ask(backend, &batch, &asked, space)?;
+        backend.queue_collect(&mut answers)?;
+        let (forbidden, may_be_corrected) = (batch.forbidden.clone(), batch.may_be_corrected());
+        queued.push_back(Queued { answers, forbidden, sampled: asked.sampled, may_be_corrected });
+        Ok(())
+    }
+
+    fn may_run_ahead(&self) -> bool {
+        self.backend.runs_ahead() && self.queued.iter().all(|pass| !pass.may_be_corrected)
+    }
+
+    fn collect(&mut self) -> Result<ForwardOutput> {
+        let Self { backend, decoder, space, vocab_size, queued, .. } = self;
+        let Some(Queued { answers, forbidden, sampled: places, .. }) = queued.pop_front() else {
+            return Ok(ForwardOutput::default());
+        };
         let mut answers = backend.collect(answers)?;
-        for ((sampled, place), forbidden) in answers.sampled.iter_mut().zip(&asked.sampled).zip(&batch.forbidden) {
+        for ((sampled, place), forbidden) in answers.sampled.iter_mut().zip(&places).zip(&forbidden) {
             // So rare that it may cost a product of its own.
             if let Some(forbidden) = forbidden.as_ref().filter(|forbidden| forbidden.contains(&sampled.token)) {
                 *sampled = best_other(&decoder.logits(backend, *place, *vocab_size, space)?, forbidden);
@@ -54,6 +87,24 @@ impl<B: Backend> Runner for BackendRunner<B> {
         }
         Ok(answers)
     }
+
+    fn forget(&mut self) -> Result<()> {
+        self.queued.drain(..).try_for_each(|pass| self.backend.collect(pass.answers).map(|_| ())).map_err(Into::into)
+    }
+}
+
+/// `batch` with ids that stand for what `before` will have sampled.
+fn with_stand_ins<'a, B: Backend>(
+    backend: &B,
+    mut batch: Cow<'a, ForwardBatch>,
+    before: Option<&B::Answers>,
+) -> Cow<'a, ForwardBatch> {
+    if let Some(before) = before {
+        let stand_ins = backend.sampled_ids(before);
+        let ForwardBatch { ids, sampled_before, .. } = batch.to_mut();
+        sampled_before.iter().for_each(|(row, sample)| ids[*row as usize] = stand_ins[*sample as usize]);
+    }
+    batch
 }
 
 /// A step of generated tokens with as many rows as `backend` likes, of which there is room for `capacity`.

@@ -88,19 +88,22 @@ impl Scheduler {
         }
     }
 
-    /// Puts the next step together. Its batch may be empty; [`advance`](Self::advance) has to be called all the same.
+    /// Puts the next step together, also before the results of the last one are known: then its rows may belong to sequences
+    /// that turn out to have ended, whose results nobody takes. Its batch may be empty; [`advance`](Self::advance) has to be
+    /// called all the same, unless that of a step before is to come.
     pub fn schedule(&mut self) -> Step {
         self.admit();
         let mut step = Step::default();
         step.batch.paged.cu_seqlens_q.push(0);
         let budget = self.limits.token_budget;
-        for (id, sequence) in self.running.iter_mut().filter(|(_, s)| s.is_generating()) {
+        for (id, sequence) in self.running.iter_mut().filter(|(_, s)| s.is_generating() && !s.is_full()) {
             if step.rows() < budget {
                 step.push(*id, sequence, sequence.tokens().len(), &mut self.pool);
                 step.batch.paged.generated.push(true);
             }
         }
         for (id, sequence) in self.running.iter_mut().filter(|(_, s)| !s.is_generating()) {
+            sequence.next_fork();
             let is_new = sequence.computed() == 0;
             if step.rows() >= budget || !sequence.start(&self.pool) {
                 continue;
@@ -159,14 +162,14 @@ impl Scheduler {
         for (id, sampled) in step.sampled.iter().zip(&output.sampled) {
             let Some(sequence) = self.running.get_mut(id) else { continue };
             self.stats.generated_tokens += 1;
-            sequence.push(sampled.token);
+            sequence.take(sampled.token);
             if !on_progress(*id, Progress::Token(*sampled), sequence.cached())? {
                 done.push(*id);
             }
         }
         for (id, sequence) in self.running.iter_mut().filter(|(_, s)| s.is_scoring()) {
             sequence.keep_losses(&mut self.pool);
-            if sequence.is_computed() && !sequence.next_fork() {
+            if sequence.is_scored() {
                 on_progress(*id, Progress::Scored(sequence.take_scores()), sequence.cached())?;
                 done.push(*id);
             }
@@ -181,6 +184,11 @@ impl Scheduler {
 }
 
 impl Step {
+    /// Whether there is anything to compute.
+    pub fn has_rows(&self) -> bool {
+        self.rows() > 0
+    }
+
     fn rows(&self) -> usize {
         self.batch.ids.len()
     }
@@ -188,14 +196,17 @@ impl Step {
     /// Adds the rows of a sequence from where it is up to `end`.
     fn push(&mut self, id: usize, sequence: &mut Sequence, end: usize, pool: &mut KvPool) {
         let Self { batch, sampled, scored, tables } = self;
+        let mut sample = None;
         for position in sequence.computed()..end {
             let row = batch.ids.len() as u32;
             batch.ids.push(sequence.tokens()[position]);
+            batch.sampled_before.extend(sequence.sampled_before(position).map(|sample| (row, sample)));
             batch.paged.positions.push(position as u32);
             let page = sequence.pages()[position / PAGE_SIZE];
             let slot = page * PAGE_SIZE as u32 + (position % PAGE_SIZE) as u32;
             batch.paged.slot_mapping.push(if sequence.is_shared(position) { NO_SLOT } else { slot });
             if let Some(sampling) = sequence.sampling(position) {
+                sample = Some(batch.sample_rows.len() as u32);
                 batch.sample_rows.push(row);
                 batch.sampling.push(sampling);
                 batch.forbidden.push(sequence.forbidden());
@@ -212,6 +223,9 @@ impl Step {
         batch.scaled_lens.push(sequence.scaled_len());
         tables.push(sequence.pages()[..end.div_ceil(PAGE_SIZE)].to_vec());
         sequence.set_computed(end, pool);
+        if let Some(sample) = sample {
+            sequence.expect(sample);
+        }
     }
 
     fn lay_out_tables(&mut self) {

@@ -113,7 +113,7 @@ impl Iterator for ScoreStream<'_> {
 
 impl Drop for ScoreStream<'_> {
     fn drop(&mut self) {
-        self.engine.scheduler.abort(true);
+        self.engine.abandon(true);
     }
 }
 

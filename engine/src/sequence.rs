@@ -116,8 +116,12 @@ fn rows(fork: &[u32]) -> usize {
 /// An admitted job.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    /// The prompt, and what was generated, or the rows of the present fork.
+    /// The prompt, and what was generated, or the rows of the present fork. The last ones may be unknown.
     tokens: Vec<u32>,
+    /// How many at the end have been asked for and did not come yet.
+    unknown: usize,
+    /// Which of the samples of the last step it was in was for it.
+    sample: u32,
     prompt_len: usize,
     work: Work,
     table: BlockTable,
@@ -134,6 +138,8 @@ pub(crate) struct Sequence {
     asked_prompt: usize,
     /// How many pages have been given their losses.
     kept_pages: usize,
+    /// Questions that were asked and not answered yet.
+    unanswered: usize,
 }
 
 /// A losses' placeholder for the first token of a text, which nothing predicts.
@@ -145,6 +151,8 @@ impl Sequence {
             prompt_len: job.tokens.len(),
             scores: Scores { forks: vec![Vec::new(); job.num_forks()], prompt: Vec::new() },
             tokens: job.tokens,
+            unknown: 0,
+            sample: 0,
             work: job.work,
             table,
             scaled_len,
@@ -153,6 +161,7 @@ impl Sequence {
             fork: None,
             asked_prompt: 0,
             kept_pages: 0,
+            unanswered: 0,
         }
     }
 
@@ -188,8 +197,21 @@ impl Sequence {
         self.cached
     }
 
+    /// Whether all its tokens are there, known or not, so that none is to be asked for any more.
+    pub fn is_full(&self) -> bool {
+        match self.work {
+            Work::Generate { max_new_tokens, .. } => self.tokens.len() - self.prompt_len >= max_new_tokens,
+            Work::Score { .. } => false,
+        }
+    }
+
+    /// Whether everything is scored.
+    pub fn is_scored(&self) -> bool {
+        self.is_computed() && self.unanswered == 0 && self.following_fork().is_none()
+    }
+
     /// Whether nothing is left to compute for now.
-    pub fn is_computed(&self) -> bool {
+    fn is_computed(&self) -> bool {
         self.computed == Some(self.tokens.len())
     }
 
@@ -259,6 +281,12 @@ impl Sequence {
 
     /// The log-probabilities wanted after `row`, each asked once, rows in order.
     pub fn questions(&mut self, row: usize) -> Vec<Question> {
+        let questions = self.ask(row);
+        self.unanswered += questions.len();
+        questions
+    }
+
+    fn ask(&mut self, row: usize) -> Vec<Question> {
         let Work::Score { forks, prompt_losses } = &self.work else { return Vec::new() };
         if let Some(fork) = self.fork {
             return vec![Question::Fork { fork, token: forks[fork][row + 1 - self.prompt_len] }];
@@ -275,29 +303,48 @@ impl Sequence {
         questions
     }
 
-    /// Goes on with the next fork of several tokens, after all rows so far went through the model; returns whether there
-    /// is one.
-    pub fn next_fork(&mut self) -> bool {
-        let Work::Score { forks, .. } = &self.work else { return false };
+    /// The next fork of several tokens.
+    fn following_fork(&self) -> Option<usize> {
+        let Work::Score { forks, .. } = &self.work else { return None };
         let from = self.fork.map_or(0, |fork| fork + 1);
-        let Some(fork) = (from..forks.len()).find(|fork| rows(&forks[*fork]) > 0) else { return false };
+        (from..forks.len()).find(|fork| rows(&forks[*fork]) > 0)
+    }
+
+    /// Goes on with the next fork of several tokens, if there is one and all rows so far are part of a step.
+    pub fn next_fork(&mut self) {
+        let Work::Score { forks, .. } = &self.work else { return };
+        let Some(fork) = self.following_fork().filter(|_| self.is_computed()) else { return };
         self.tokens.truncate(self.prompt_len);
         self.tokens.extend(&forks[fork][..rows(&forks[fork])]);
         (self.fork, self.computed) = (Some(fork), Some(self.prompt_len));
-        true
     }
 
     /// Takes the answer to a question, in the order they were asked.
     pub fn answer(&mut self, question: Question, loss: TokenLoss) {
+        self.unanswered -= 1;
         match question {
             Question::Fork { fork, .. } => self.scores.forks[fork].push(loss),
             Question::Prompt { .. } => self.scores.prompt.push(loss),
         }
     }
 
-    /// Appends a generated token.
-    pub fn push(&mut self, token: u32) {
-        self.tokens.push(token);
+    /// Appends a token that is to come: the `sample`th of the step that is being put together.
+    pub fn expect(&mut self, sample: u32) {
+        self.tokens.push(0);
+        self.unknown += 1;
+        self.sample = sample;
+    }
+
+    /// Which sample of the step before the token at `position` is, if it is not known yet.
+    pub fn sampled_before(&self, position: usize) -> Option<u32> {
+        (position + self.unknown >= self.tokens.len()).then_some(self.sample)
+    }
+
+    /// Takes the first of the tokens that were to come.
+    pub fn take(&mut self, token: u32) {
+        let position = self.tokens.len() - self.unknown;
+        self.tokens[position] = token;
+        self.unknown -= 1;
     }
 
     /// Leaves the losses of full pages with the pages.

@@ -586,6 +586,34 @@ pub trait Backend: Send + Sync {
         how: &[Sampling],
         answers: &mut Self::Answers,
     ) -> Result<()>;
+    /// Sets the answers on their way: [`Backend::collect`] will wait for nothing that is queued later. Nothing more is asked.
+    fn queue_collect(&self, answers: &mut Self::Answers) -> Result<()> {
+        let _ = answers;
+        Ok(())
+    }
+    /// Whether a step may be queued while the answers of the one before are being computed, so that the device need not wait
+    /// for the host: such a backend has [`Backend::sampled_ids`].
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+    /// What stands for each token that `answers` will have sampled, in the order of asking, in ids that are given to
+    /// [`Backend::embedding_after`] with these answers.
+    fn sampled_ids(&self, answers: &Self::Answers) -> Vec<u32> {
+        let _ = answers;
+        Vec::new()
+    }
+    /// As [`Backend::embedding`]; `ids` may be tokens that `answers` will have sampled. What such an id leads to where the
+    /// logits were not finite is unspecified: collecting the answers is an error then.
+    fn embedding_after(
+        &self,
+        answers: &Self::Answers,
+        table: &Self::Weight,
+        ids: &[u32],
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        let _ = answers;
+        self.embedding(table, ids, out)
+    }
     /// Waits for the answers: the only wait of a step.
     fn collect(&self, answers: Self::Answers) -> Result<Answers>;
 

@@ -215,12 +215,13 @@ impl<B: Backend> Decoder<B> {
         self.parameters.matrices().map(|weight| backend.weight_bytes(weight)).sum()
     }
 
-    /// Runs all layers over a batch; the residual stream of the rows asked for stays in `space`. Of the others the last layer
+    /// Runs all layers over a batch, some of whose ids may stand for what `before` samples; the residual stream of the rows asked for stays in `space`. Of the others the last layer
     /// only stores keys and values.
     pub fn forward(
         &self,
         backend: &B,
         batch: &ForwardBatch,
+        before: Option<&B::Answers>,
         asked: &Asked,
         kv: &mut B::KvCache,
         space: &mut Workspace<B>,
@@ -238,7 +239,7 @@ impl<B: Backend> Decoder<B> {
         let device_batch = backend.step(&turn.batch, &lists, self.heads, kv)?;
         let rows = batch.ids.len();
         space.set_rows(backend, rows)?;
-        self.embed(backend, &batch.ids, &learned, space)?;
+        self.embed(backend, &batch.ids, before, &learned, space)?;
         let mut layers = || self.layers(backend, &device_batch, turn.table(), asked, rows, kv, space);
         let is_replayable = turn.is_common() && asked.rows.len() == rows;
         if is_replayable { backend.replay(&device_batch, &mut layers) } else { layers() }?;
@@ -287,15 +288,26 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// The residual stream at its beginning: tokens, and their positions where these are learned, by rows of their table.
-    fn embed(&self, backend: &B, ids: &[u32], learned: &[u32], space: &mut Workspace<B>) -> Result<()> {
+    fn embed(
+        &self,
+        backend: &B,
+        ids: &[u32],
+        before: Option<&B::Answers>,
+        learned: &[u32],
+        space: &mut Workspace<B>,
+    ) -> Result<()> {
         let Parameters { embedding, positions, project_in, .. } = &self.parameters;
         let Workspace { hidden, normed, embedded, .. } = space;
+        let look_up = |out: &mut B::Tensor| match before {
+            Some(before) => backend.embedding_after(before, embedding, ids, out),
+            None => backend.embedding(embedding, ids, out),
+        };
         match (project_in, embedded) {
             (Some(project_in), Some(embedded)) => {
-                backend.embedding(embedding, ids, embedded)?;
+                look_up(embedded)?;
                 backend.linear(embedded, project_in, None, Epilogue::Store, hidden)?;
             }
-            _ => backend.embedding(embedding, ids, hidden)?,
+            _ => look_up(hidden)?,
         }
         if let Some(positions) = positions {
             backend.embedding(positions, learned, normed)?;

@@ -2,7 +2,7 @@
 
 use super::{
     CudaBackend,
-    device::{Device, DevicePtr},
+    device::{Device, DevicePtr, Download},
     scratch::Scratch,
 };
 use crate::{Answers, Error, Result, Sampled, TokenLogProb};
@@ -16,11 +16,13 @@ pub(super) struct RowStats {
 
 impl RowStats {
     const WORDS: usize = 3;
+    /// The word that is the first maximum.
+    const ARGMAX: usize = 2;
     /// Size of a record on the device.
     pub const BYTES: usize = 4 * Self::WORDS;
 
     fn from_words(words: &[u32; Self::WORDS]) -> Self {
-        Self { max: f32::from_bits(words[0]), sum: f32::from_bits(words[1]), argmax: words[2] }
+        Self { max: f32::from_bits(words[0]), sum: f32::from_bits(words[1]), argmax: words[Self::ARGMAX] }
     }
 
     /// `log_softmax` of a logit of this row.
@@ -35,7 +37,7 @@ impl RowStats {
     }
 }
 
-/// Words of `Chosen` of `vocab.cuh`.
+/// Words of `Chosen` of `vocab.cuh`; the token is the first.
 const CHOSEN: usize = 6;
 /// Words that the results of a part start on a multiple of: `Chosen` holds 64-bit numbers.
 const ALIGN: usize = 2;
@@ -79,6 +81,8 @@ pub struct CudaAnswers {
     /// Rows asked before the call that is adding parts.
     sampled: usize,
     scored: usize,
+    /// The copy to the host, once it is queued.
+    download: Option<Box<dyn Download>>,
 }
 
 impl CudaAnswers {
@@ -90,7 +94,7 @@ impl CudaAnswers {
         // Every part may begin one word late, and has one row at least.
         let words = sampled * (CHOSEN + ALIGN - 1) + scored * (RowStats::WORDS + 1 + ALIGN - 1);
         let memory = backend.scratch.take("answers", 4 * words)?;
-        Ok(Self { memory, parts: Vec::new(), sampled: 0, scored: 0 })
+        Ok(Self { memory, parts: Vec::new(), sampled: 0, scored: 0, download: None })
     }
 
     /// Where the results of `rows` (of the call in progress) are to be written: records, and logits of targets.
@@ -115,18 +119,57 @@ impl CudaAnswers {
         *if kind == Kind::Scored { &mut self.scored } else { &mut self.sampled } += rows;
     }
 
+    /// Where the results stand.
+    pub(super) fn ptr(&self) -> DevicePtr {
+        self.memory.ptr()
+    }
+
+    /// How many words they are.
+    pub(super) fn words(&self) -> usize {
+        self.parts.last().map_or(0, |last| last.at + last.words())
+    }
+
+    /// Which word of the results is the token of each choice.
+    pub(super) fn token_words(&self) -> Vec<u32> {
+        let mut words = vec![0; self.sampled];
+        for part in &self.parts {
+            let (size, token) = match part.kind {
+                Kind::Greedy => (RowStats::WORDS, RowStats::ARGMAX),
+                Kind::Random => (CHOSEN, 0),
+                Kind::Scored => continue,
+            };
+            for (i, row) in part.rows.iter().enumerate() {
+                words[*row] = (part.at + i * size + token) as u32;
+            }
+        }
+        words
+    }
+
+    /// Queues the copy to the host, behind all that was asked.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub(super) fn queue_download(&mut self, device: &dyn Device) -> Result<()> {
+        if self.words() > 0 {
+            self.download = Some(device.queue_download(self.memory.ptr(), 4 * self.words())?);
+        }
+        Ok(())
+    }
+
     /// Waits for them.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a row whose logits are NaN or infinite; whatever the device refuses.
-    pub(super) fn collect(self, device: &dyn Device) -> Result<Answers> {
+    pub(super) fn collect(mut self, device: &dyn Device) -> Result<Answers> {
         let mut out = Answers {
             sampled: vec![Sampled { token: 0, logprob: 0.0 }; self.sampled],
             scored: vec![TokenLogProb { logprob: 0.0, argmax: 0, argmax_logprob: 0.0 }; self.scored],
         };
-        let Some(last) = self.parts.last() else { return Ok(out) };
-        let mut words = vec![0_u32; last.at + last.words()];
-        device.download(self.memory.ptr(), bytemuck::cast_slice_mut(&mut words))?;
+        if self.download.is_none() {
+            self.queue_download(device)?;
+        }
+        let Some(download) = self.download else { return Ok(out) };
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&download.wait()?);
         for part in &self.parts {
             let words = &words[part.at..];
             let stats = words.as_chunks::<{ RowStats::WORDS }>().0.iter().map(RowStats::from_words);

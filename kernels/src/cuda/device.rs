@@ -94,6 +94,17 @@ pub trait Device: Send + Sync {
     /// As for [`Device::upload`].
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()>;
 
+    /// Queues a copy of `bytes` to the host behind the work queued before. Whoever waits for it does not wait for what is
+    /// queued later.
+    ///
+    /// # Errors
+    /// As for [`Device::upload`].
+    fn queue_download(&self, from: DevicePtr, bytes: usize) -> Result<Box<dyn Download>> {
+        let mut arrived = vec![0; bytes];
+        self.download(from, &mut arrived)?;
+        Ok(Box::new(Arrived(arrived)))
+    }
+
     /// Copies `bytes` within the device; the ranges do not overlap.
     ///
     /// # Errors
@@ -125,6 +136,24 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Whatever `work` returns; [`crate::Error::Device`].
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<f64>>;
+}
+
+/// Bytes on their way to the host.
+pub trait Download: Send {
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] for a fault of the work before.
+    fn wait(self: Box<Self>) -> Result<Vec<u8>>;
+}
+
+/// Bytes that are there.
+struct Arrived(Vec<u8>);
+
+impl Download for Arrived {
+    fn wait(self: Box<Self>) -> Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// Recorded launches.

@@ -4,6 +4,7 @@
 //! for, and nothing but downloads, timing and [`Device::synchronize`] waits for the GPU.
 
 mod api;
+mod landing;
 mod modules;
 mod staging;
 mod survey;
@@ -21,10 +22,11 @@ pub use self::survey::{Survey, survey};
 
 use self::{
     api::{Api, Library, Status},
+    landing::Landing,
     modules::{Failure, Modules},
     staging::Staging,
 };
-use super::device::{Device, DeviceCaps, DevicePtr, Graph, Launch};
+use super::device::{Device, DeviceCaps, DevicePtr, Download, Graph, Launch};
 use crate::{Error, Result};
 
 /// CUDA 12.0, whose drivers are the first that compile PTX 8.0.
@@ -82,6 +84,8 @@ struct State {
     /// What was freed while a graph was recorded, which would have recorded that too.
     freed: Vec<DevicePtr>,
     staging: Option<Staging>,
+    /// Where nothing is under way to.
+    landings: Vec<Landing>,
     modules: Modules,
     /// The kernel that was launched last: the one to suspect when a fault comes to light.
     last_kernel: String,
@@ -317,6 +321,7 @@ impl Drop for Inner {
                 if let Some(staging) = &mut state.staging {
                     staging.free(&self.api);
                 }
+                state.landings.iter_mut().for_each(|landing| landing.free(&self.api));
                 state.modules.free(&self.api);
                 self.api.stream_destroy(self.stream).ok();
             }
@@ -438,6 +443,10 @@ impl Device for CudaDevice {
         // Also after an error: nothing may write to `to` once it is the caller's again.
         let waited = inner.wait(&what);
         queued.and(waited)
+    }
+
+    fn queue_download(&self, from: DevicePtr, bytes: usize) -> Result<Box<dyn Download>> {
+        self.0.queue_download(from, bytes)
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {

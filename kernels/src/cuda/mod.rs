@@ -27,6 +27,7 @@ mod resident;
 mod rms_norm;
 mod rotary;
 mod sample;
+mod sampled_ids;
 mod scratch;
 mod tensor;
 mod weight;
@@ -297,6 +298,28 @@ impl Backend for CudaBackend {
         answers: &mut CudaAnswers,
     ) -> Result<()> {
         self.queue_samples(hidden, head, how, answers)
+    }
+
+    fn queue_collect(&self, answers: &mut CudaAnswers) -> Result<()> {
+        answers.queue_download(&*self.device)
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn sampled_ids(&self, answers: &CudaAnswers) -> Vec<u32> {
+        sampled_ids::stand_ins(answers)
+    }
+
+    fn embedding_after(
+        &self,
+        answers: &CudaAnswers,
+        table: &CudaWeight,
+        ids: &[u32],
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        self.launch_embedding_after(answers, table, ids, out)
     }
 
     fn collect(&self, answers: CudaAnswers) -> Result<Answers> {

@@ -36,5 +36,6 @@ modules! {
     RMS_NORM = "rms_norm",
     ROTARY_STORE_KV = "rotary_store_kv",
     SAMPLE = "sample",
+    SAMPLED_IDS = "sampled_ids",
     SILU_MUL = "silu_mul",
 }

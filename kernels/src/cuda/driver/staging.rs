@@ -13,7 +13,7 @@ pub(super) const HALF: usize = 8 << 20;
 /// Uploads start on multiples of this many bytes.
 const ALIGN: usize = 256;
 /// `CU_EVENT_DISABLE_TIMING`
-const NO_TIMING: u32 = 2;
+pub(super) const NO_TIMING: u32 = 2;
 
 /// Two halves, filled in turn. A half is filled again only when every copy out of it is done.
 pub(super) struct Staging {
