@@ -3,8 +3,8 @@
 use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, LoadFormat, MemoryPlan, ModelConfig, ModelFiles,
     Output, PadTokens, Positions, Request, Result, Stats, Tokenizer,
-    cost::WeightCost,
     batch::ForwardOutput,
+    cost::WeightCost,
     device,
     generation::Generation,
     kv_cache::KvPool,

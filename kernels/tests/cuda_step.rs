@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use oc_kernels::{
-    Backend, Dtype, Error, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, RotarySegment,
+    Backend, Dtype, Error, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch, RotarySegment, Sampling, WeightFormat,
+    WeightView,
     cpu::{CpuBackend, CpuOptions},
     cuda::CudaBackend,
     emulator::Emulator,
@@ -104,4 +105,50 @@ fn padding_is_checked_and_is_the_gpus_affair() {
     assert!(matches!(cpu.batch(&bad, HEADS, &kv), Err(Error::Unsupported(_))));
     bad.slot_mapping[2] = 5;
     assert!(matches!(bad.check(8), Err(Error::Shape { what: "batch: slot_mapping", .. })));
+}
+
+/// Ids that the device has sampled and the host has not seen, greedily and at random, one of them where nothing is finite.
+#[test]
+fn tokens_are_looked_up_before_the_host_knows_them() {
+    let emulator = Emulator::default();
+    let backend = CudaBackend::new(Arc::new(emulator), Dtype::Bf16).unwrap().for_engine(false);
+    let (vocab, cols) = (300, 24);
+    let values = Rng(3).stored(&backend, vocab * cols, 1.0);
+    let table = backend
+        .weight(&[WeightView::new(bytemuck::cast_slice(&values), WeightFormat::F32, vocab, cols).unwrap()])
+        .unwrap();
+    let mut rows = Rng(4).stored(&backend, 5 * cols, 1.0);
+    let mut out = backend.tensor(7, cols).unwrap();
+    backend.set_rows(&mut out, 7).unwrap();
+    let drawn = Sampling { temperature: 1.0, seed: 9, ..Sampling::GREEDY };
+    let how = [Sampling::GREEDY, drawn, Sampling::GREEDY, drawn, Sampling::GREEDY];
+    for is_finite in [true, false] {
+        if !is_finite {
+            rows[..2 * cols].fill(f32::NAN);
+        }
+        let hidden = backend.upload(&rows, 5, cols).unwrap();
+        let mut answers = backend.answers(5, 0).unwrap();
+        backend.queue_sample(&hidden, &table, &how, &mut answers).unwrap();
+        backend.queue_collect(&mut answers).unwrap();
+        let stand_ins = backend.sampled_ids(&answers);
+        let ids = [&stand_ins[..3], &[17, 0], &stand_ins[3..]].concat();
+        backend.embedding_after(&answers, &table, &ids, &mut out).unwrap();
+        let found = backend.download(&out).unwrap();
+        let beyond = [vocab as u32];
+        let refused = backend.embedding_after(&answers, &table, &[&ids[..6], &beyond].concat(), &mut out);
+        assert!(matches!(refused, Err(Error::Index { index: 300, len: 300, .. })), "{refused:?}");
+        match backend.collect(answers) {
+            Ok(answers) => {
+                assert!(is_finite);
+                let tokens: Vec<u32> = answers.sampled.iter().map(|sampled| sampled.token).collect();
+                assert!(tokens.iter().any(|token| *token != tokens[0]), "{tokens:?}");
+                let wanted = [&tokens[..3], &[17, 0], &tokens[3..]].concat();
+                let wanted: Vec<f32> =
+                    wanted.iter().flat_map(|id| &values[*id as usize * cols..][..cols]).copied().collect();
+                assert_eq!(found, wanted);
+            }
+            // What was looked up meanwhile was some row of the table: the emulator finds every read outside.
+            Err(error) => assert!(!is_finite && matches!(error, Error::NotFinite { row: 0 | 1, .. }), "{error}"),
+        }
+    }
 }

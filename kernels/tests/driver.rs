@@ -212,6 +212,51 @@ fn uploads_leave_the_callers_memory_alone() {
 }
 
 #[test]
+fn a_queued_download_is_of_its_moment_and_waits_for_nothing_later() {
+    let Some(fake) = Fake::get() else { return };
+    let device = driver::open(0).unwrap();
+    let n = 32;
+    let buffer = DeviceBuffer::new(&device, "words", 4 * n).unwrap();
+    let fill = |value| launch(&device, "fill", buffer.ptr(), Arg::U32(value), n as u32, 0).unwrap();
+    let words = |value: u32| vec![value; n].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let queue = || device.queue_download(buffer.ptr(), 4 * n);
+    // The memory of a download is used again, but not before the copy into it is done: also if nobody wanted it.
+    for round in 0..3 {
+        fill(10 * round + 1);
+        let first = queue().unwrap();
+        fill(10 * round + 2);
+        let second = queue().unwrap();
+        drop(queue().unwrap());
+        fill(10 * round + 3);
+        fake.log();
+        assert!(first.wait().unwrap() == words(10 * round + 1));
+        assert!(second.wait().unwrap() == words(10 * round + 2));
+        let log = fake.log();
+        assert!(log.iter().all(|line| line == "wait for event"), "{log:?}");
+        assert!(buffer.to_vec::<u8>(4 * n).unwrap() == words(10 * round + 3));
+    }
+    fake.log();
+    assert!(queue().unwrap().wait().is_ok());
+    assert!(fake.log().iter().all(|line| !line.contains("cuMemHostAlloc")), "page-locked memory is kept");
+    for (call, after) in [("cuMemcpyDtoHAsync_v2", 0), ("cuEventRecord", 0), ("cuEventSynchronize", 0)] {
+        fake.fail(call, 700, after);
+        let text = device_error(queue().and_then(oc_kernels::cuda::device::Download::wait));
+        assert!(text.contains("copying 128 bytes from the GPU: CUDA_ERROR_ILLEGAL_ADDRESS"), "{text}");
+    }
+    for call in ["cuMemHostAlloc", "cuEventCreate"] {
+        let device = driver::open(0).unwrap();
+        let buffer = DeviceBuffer::new(&device, "words", 4).unwrap();
+        fake.fail(call, 2, 0);
+        let text = device_error(device.queue_download(buffer.ptr(), 4));
+        assert!(text.contains("page-locked memory for copies: CUDA_ERROR_OUT_OF_MEMORY"), "{text}");
+    }
+    let text = device_error(device.queue_download(buffer.ptr(), 1 << 20).and_then(|download| download.wait()));
+    assert!(text.contains("1048576 bytes from the GPU: CUDA_ERROR_INVALID_VALUE"), "{text}");
+    drop((buffer, device));
+    assert_eq!(fake.leaks(), 0);
+}
+
+#[test]
 fn kernels_are_loaded_once_and_get_their_arguments() {
     let Some(fake) = Fake::get() else { return };
     let device = driver::open(0).unwrap();

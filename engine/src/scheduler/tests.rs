@@ -86,3 +86,42 @@ fn a_prefix_and_its_questions_share_a_step() {
     assert!(ends[1..of_first].iter().all(|rows| *rows == TAIL as usize), "{ends:?}");
     assert_eq!(step.batch.sample_rows.len(), ends.len() - usize::from(step.rows() + PAGE_SIZE > BUDGET));
 }
+
+/// Each step is put together before the results of the one before are known.
+#[test]
+fn running_ahead_computes_the_same_tokens_in_the_same_steps() {
+    for answer in [1, 2, ANSWER] {
+        let (wanted, stats) = run(answer);
+        let (mut scheduler, mut lengths) = (scheduler(), vec![0; QUESTIONS as usize + 1]);
+        let (mut current, mut steps) = (scheduler.schedule(), Vec::new());
+        while current.has_rows() {
+            let next = scheduler.schedule();
+            // A token that is to come is the sample of the same sequence in the step before.
+            for (row, sample) in &next.batch.sampled_before {
+                assert_eq!(next.sampled[*row as usize], current.sampled[*sample as usize]);
+                assert_eq!(next.batch.ids[*row as usize], 0);
+            }
+            let generated = next.batch.paged.generated.iter().filter(|generated| **generated).count();
+            assert_eq!(next.batch.sampled_before.len(), generated);
+            let sampled = (0..current.batch.sample_rows.len()).map(|_| Sampled { token: 7, logprob: 0.0 }).collect();
+            let output = ForwardOutput { sampled, scored: Vec::new() };
+            let progress = |id: usize, _: Progress, _: usize| {
+                lengths[id] += 1;
+                Ok::<_, std::convert::Infallible>(lengths[id] < answer)
+            };
+            scheduler.advance(&current, &output, progress).unwrap();
+            steps.push(current.rows());
+            current = next;
+        }
+        assert!(scheduler.is_idle() && lengths[1..].iter().all(|len| *len == answer));
+        let now = scheduler.stats();
+        assert_eq!(now.computed_prompt_tokens, stats.computed_prompt_tokens);
+        assert_eq!(now.generated_tokens, stats.generated_tokens);
+        // Answers that end before their limit have ended one step before that is known.
+        let late = usize::from(answer < ANSWER);
+        assert!(steps.len() <= wanted.len() + late, "{} steps, not {}", steps.len(), wanted.len());
+        if answer == ANSWER {
+            assert_eq!(steps, wanted.iter().map(|(prompt, generated)| prompt + generated).collect::<Vec<_>>());
+        }
+    }
+}
