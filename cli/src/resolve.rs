@@ -265,7 +265,9 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
         max_out_len: settings.max_out_len,
         min_out_len: settings.min_out_len,
         pad_token_id: settings.pad_token_id,
-        batch_size: args.model.batch_size.unwrap_or(settings.batch_size),
+        pred_postprocessor: settings.pred_postprocessor,
+        // `--batch-size` bounds the engine; what OpenCompass's batches decide, only the dictionary does.
+        batch_size: settings.batch_size,
         stop_words: settings.stop_words,
         eos_token_ids: settings.eos_token_ids,
         temperature: settings.sampling.temperature,
@@ -521,7 +523,7 @@ mod tests {
     fn a_registered_model_decides_how_it_is_asked() {
         let (evaluation, notes) = eval("--models hf_internlm_chat_7b --max-seq-len 100 --batch-size 3").unwrap();
         let config = &evaluation.config;
-        assert_eq!((config.max_seq_len, config.max_out_len, config.batch_size), (Some(2048), 100, 3));
+        assert_eq!((config.max_seq_len, config.max_out_len, config.batch_size), (Some(2048), 100, 8));
         assert_eq!(config.model.abbr, "internlm-chat-7b-hf");
         assert_eq!(config.meta_template_config.as_ref().unwrap()["round"][1]["end"], "<eoa>\n");
         let missing = evaluation.model.unwrap_err().to_string();

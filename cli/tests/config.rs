@@ -312,6 +312,21 @@ fn settings_of_models_are_checked_with_their_place() {
         ("abbr='a', batch_size='x'", "x.py:3: `batch_size` is \"x\""),
         ("abbr='a', model_kwargs=dict(load_in_8bit=True)", "unknown key `load_in_8bit` in x.py:3: model_kwargs"),
         ("abbr='a', generation_kwargs=dict(num_beams=4)", "x.py:3: generation_kwargs num_beams=4 is not supported"),
+        (
+            "abbr='a', pred_postprocessor=dict(\n    type='x.general_postprocess')",
+            "x.py:3: model a: the type `x.general_postprocess` does not exist here",
+        ),
+        (
+            "abbr='a', pred_postprocessor=dict(type='first-capital', options='A')",
+            "x.py:3: `options` of first-capital is not supported",
+        ),
+        ("abbr='a', pred_postprocessor='first-capital'", "x.py:3: `pred_postprocessor` is \"first-capital\""),
+        (
+            "abbr='a', pred_postprocessor=dict(type='first_option_postprocess')",
+            "x.py:3: first_option_postprocess needs `options`",
+        ),
+        ("abbr='a', batch_padding=3", "x.py:3: `batch_padding` is 3"),
+        ("abbr='a', end_str=[]", "x.py:3: `end_str` is []"),
         ("meta_template=[]", "the weights of HuggingFaceCausalLM_p (`p`) were not found"),
     ] {
         let error = Cli::refused(&file(keys));
@@ -320,6 +335,45 @@ fn settings_of_models_are_checked_with_their_place() {
     let cli = Cli::with("x.py", &file("abbr='a', meta_template=dict(round=[])"));
     let error = cli.refusal("prompt x.py");
     assert!(error.contains("model a: a meta template needs a `round`"), "{error}");
+}
+
+/// Keys without effect on a class are said to have none, and how answers are scored has to fit data and model.
+#[test]
+fn what_scores_answers_has_to_fit() {
+    let cli = Cli::new();
+    let file = |class: &str, keys: &str, eval: &str| {
+        let source = format!(
+            "from .datasets.ceval_demo_gen import ceval_demo_datasets\n\
+             from opencompass.models import {class}\n\
+             datasets = [d for d in ceval_demo_datasets if d['name'] == 'law']\n\
+             for d in datasets:\n    d['eval_cfg'].update({eval})\n\
+             models = [dict(type={class}, abbr='m', path='{}', max_out_len=1, {keys})]\n",
+            fixture("llama").display()
+        );
+        cli.write("x.py", &source);
+    };
+    file("HuggingFaceBaseModel", "end_str='x', batch_padding=True", "dict()");
+    let output = cli.run("eval x.py --dry-run").assert().code(0).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for key in ["end_str", "batch_padding"] {
+        let note = format!("`{key}` of a model has no effect: nor has it in OpenCompass's HuggingFaceBaseModel");
+        assert!(stderr.contains(&note), "{stderr}");
+    }
+    file("HuggingFaceCausalLM", "", "evaluator=dict(type='EDAccEvaluator')");
+    let error = cli.refusal("eval x.py --limit 1 -w out");
+    let wanted = "dataset ceval_demo-law: EDAccEvaluator compares with the candidates of a dictionary, and the column \
+                  `answer` holds none";
+    assert!(error.contains(wanted), "{error}");
+    let roles = "meta_template=dict(round=[dict(role='HUMAN'), dict(role='BOT', generate=True)])";
+    file("HuggingFaceCausalLM", roles, "pred_role='THOUGHTS'");
+    let output = cli.run("eval x.py --limit 1 -w out").assert().code(1).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let wanted = "its `pred_role` is THOUGHTS, and the model's meta template has no such role";
+    assert!(stderr.contains(wanted), "{stderr}");
+    for (keys, role) in [(roles, "BOT"), ("", "THOUGHTS")] {
+        file("HuggingFaceCausalLM", keys, &format!("pred_role='{role}'"));
+        cli.run("eval x.py --limit 1 -w out").assert().code(0);
+    }
 }
 
 /// Files that try to cost too much, or to get out. Each ends soon, with one error that has a place.

@@ -81,6 +81,7 @@ fn data_that_is_not_there_is_named() {
         ("cmmlu_gen", "CMMLU", "<data>/cmmlu/{dev,test}"),
         ("mmlu_ppl", "MMLU", "<data>/mmlu/{dev,test}"),
         ("siqa_gen", "SIQA", "<data>/siqa/{train,dev}.jsonl"),
+        ("siqa_gen_e78df3", "SIQA", "<data>/siqa/{train,dev}.jsonl"),
         ("winograd_ppl", "Winograd", "<data>/winograd_wsc/wsc285/test.jsonl"),
         ("winogrande_ll_c5cf57", "WinoGrande", "<data>/winogrande/dev.jsonl"),
     ] {
@@ -144,7 +145,10 @@ fn a_missing_or_malformed_file_is_named_with_its_line() {
         "{\"context\": \"c\", \"question\": \"q\", \"answerA\": \"a\", \"answerB\": \"b\", \"answerC\": \"c\"}\n",
     );
     place.write("data/siqa/dev-labels.lst", "4\n");
-    place.refuses(siqa, &["dev-labels.lst, line 1: the label is \"4\", wanted 1, 2 or 3"]);
+    for dataset in ["siqa_gen", "siqa_gen_e78df3", "siqa_ppl"] {
+        let siqa = siqa.replace("siqa_gen", dataset);
+        place.refuses(&siqa, &["dev-labels.lst, line 1: the label is \"4\", wanted 1, 2 or 3"]);
+    }
     place.write("data/siqa/dev.jsonl", "{\n");
     place.refuses(siqa, &["dev.jsonl, line 1: no JSON object"]);
 

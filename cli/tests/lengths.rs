@@ -56,7 +56,7 @@ fn same(found: &Value, wanted: &Value) -> bool {
 #[test]
 fn answers_are_opencompasss() {
     let cases = cases();
-    assert!(cases.len() >= 13);
+    assert!(cases.len() >= 30);
     for Case { name, config, data, predictions } in cases {
         let dir = tempfile::tempdir().unwrap();
         let (_, found, _) = run(dir.path(), &config, data.as_deref());
@@ -80,8 +80,57 @@ fn every_setting_changes_something() {
         ("drop_middle of perplexities", "causal of perplexities"),
         ("pad_token_id", "causal of perplexities"),
         ("likelihoods", "likelihoods of the older class"),
+        ("3 rows in batches of 2", "3 rows in batches of 1"),
+        ("3 rows in batches of 2", "3 rows in batches of 3"),
+        ("5 rows in batches of 4", "5 rows in batches of 3"),
+        ("batches of the dataset's size", "3 rows in batches of 3"),
+        ("batches mid", "3 rows in batches of 2"),
+        ("end_str", "end_str of a special token"),
+        ("end_str of two", "end_str"),
+        ("end_str of the newer class", "end_str"),
     ] {
         assert_ne!(of(name).predictions, of(other).predictions, "{name}");
+    }
+}
+
+/// That a cut depends on the batches is said, and marked on each question; other batches are other prompts.
+#[test]
+fn what_depends_on_batches_is_said_and_marked() {
+    let all = cases();
+    let of = |name: &str| all.iter().find(|case| case.name == name).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (stderr, _, log) = run(dir.path(), &of("3 rows in batches of 2").config, None);
+    assert!(stderr.contains("the cut of 3 of 3 prompts depends on the batch size, which is 2: "), "{stderr}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let tokens: Vec<u64> = lines.iter().map(|line| line["prompt_tokens"].as_u64().unwrap()).collect();
+    assert_eq!(tokens, [150, 150, 138]);
+    assert!(lines.iter().all(|line| line["by_batch"] == true), "{log}");
+    // Resumed with the whole in one batch, only the question that was alone is asked again.
+    let config = fs::read_to_string(dir.path().join("x.py")).unwrap();
+    fs::write(dir.path().join("x.py"), config.replace("batch_size=2", "batch_size=3")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+    let line = "eval x.py -w runs -r";
+    let output = command.current_dir(dir.path()).args(line.split(' ')).assert().code(0).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("1 answers of the resumed run belong to other prompts"), "{stderr}");
+    let run_folder = fs::read_dir(dir.path().join("runs")).unwrap().next().unwrap().unwrap().path();
+    let found: Map<String, Value> =
+        serde_json::from_slice(&fs::read(run_folder.join("predictions/m/ceval-law.json")).unwrap()).unwrap();
+    assert_eq!(found, of("3 rows in batches of 3").predictions);
+    // `--batch-size` bounds what is computed at once, and changes nothing.
+    fs::remove_dir_all(dir.path().join("runs")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oc-cli"));
+    command.current_dir(dir.path()).args("eval x.py -w runs --batch-size 1".split(' ')).assert().code(0);
+    let run_folder = fs::read_dir(dir.path().join("runs")).unwrap().next().unwrap().unwrap().path();
+    let again: Map<String, Value> =
+        serde_json::from_slice(&fs::read(run_folder.join("predictions/m/ceval-law.json")).unwrap()).unwrap();
+    assert_eq!(again, found);
+    // Without `batch_padding`, and where everything fits, nothing depends on batches.
+    for (name, from, to) in [("batches without padding", "", ""), ("3 rows in batches of 2", "=150", "=900")] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = if from.is_empty() { of(name).config.clone() } else { of(name).config.replace(from, to) };
+        let (stderr, _, log) = run(dir.path(), &config, None);
+        assert!(!stderr.contains("batch size") && !log.contains("by_batch"), "{name}: {stderr}{log}");
     }
 }
 

@@ -144,6 +144,64 @@ fn all_subjects_are_scored_and_shown() {
     assert_eq!(serde_json::from_str::<Value>(&law).unwrap()["accuracy"], synthetic["accuracy"]["ceval-law"]);
 }
 
+/// SIQA by the option nearest to the answer, and post-processors of the model itself, against what OpenCompass asked, wrote
+/// and scored with the same configuration, checkpoint and data (`tests/fixtures/make_opencompass_siqa.py`).
+#[test]
+fn nearest_options_and_post_processors_are_opencompasss() {
+    #[derive(serde::Deserialize)]
+    struct Fixture {
+        files: BTreeMap<String, String>,
+        config: String,
+        cases: Vec<Case>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Case {
+        name: String,
+        more: String,
+        is_by_hand: bool,
+        predictions: String,
+        results: String,
+    }
+    let bytes = fs::read(fixture("opencompass_siqa.json")).unwrap();
+    let Fixture { files: data, config, cases } = serde_json::from_slice(&bytes).unwrap();
+    assert!(cases.len() >= 10);
+    for Case { name, more, is_by_hand, predictions, results } in &cases {
+        let dir = TempDir::new().unwrap();
+        for (file, text) in &data {
+            let path = dir.path().join("data").join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let model = fixture("llama");
+        let config = config.replace("MORE", more).replace("MODEL", model.to_str().unwrap());
+        fs::write(dir.path().join("x.py"), config).unwrap();
+        let line = "eval x.py --data-dir data -w runs";
+        let run = if *is_by_hand {
+            let run = dir.path().join("runs").join(STAMP);
+            fs::create_dir_all(run.join("predictions/m")).unwrap();
+            fs::write(run.join("predictions/m/siqa.json"), predictions).unwrap();
+            oc(dir.path(), &format!("{line} -m eval -r")).assert().code(0);
+            run
+        } else {
+            oc(dir.path(), line).assert().code(0);
+            only(&dir.path().join("runs"))
+        };
+        let read = |file: &str| fs::read_to_string(run.join(file)).unwrap();
+        let (found, scored) = (read("predictions/m/siqa.json"), read("results/m/siqa.json"));
+        assert!(found == *predictions, "{name}:\n{found}\nwanted {predictions}");
+        assert!(scored == *results, "{name}:\n{scored}\nwanted {results}");
+        // Each answer is marked with the option that it was taken for.
+        let log = read("logs/eval/m/siqa.out");
+        assert_eq!(log.matches("\"rule\":\"nearest-candidate\"").count(), 6, "{name}: {log}");
+        assert_eq!(log.matches("\"nearest\":").count(), 6, "{name}: {log}");
+    }
+    // They would not be worth much if they changed nothing.
+    let by_hand: Vec<&str> = cases.iter().filter(|case| case.is_by_hand).map(|case| case.results.as_str()).collect();
+    for (i, one) in by_hand.iter().enumerate().skip(2) {
+        assert!(!by_hand[..i].contains(one), "{i}");
+    }
+}
+
 /// Names, keys in their order, types and nesting.
 fn shape(value: &Value) -> String {
     match value {

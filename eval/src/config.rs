@@ -3,6 +3,7 @@
 use crate::{
     Error, Result,
     datasets::{self, Group},
+    extract::Extractor,
     names,
 };
 use serde_json::{Map, Value};
@@ -228,7 +229,7 @@ pub struct EvalConfig {
     /// The model is of OpenCompass's class `HuggingFaceCausalLM`, whose single prompts leave room for the output within
     /// [`max_seq_len`](Self::max_seq_len).
     pub is_causal_lm: bool,
-    /// `batch_padding=True` of that class: prompts are not single, unless the batch size is 1.
+    /// `batch_padding=True` of that class: prompts are not single, but for one that is alone in its batch.
     pub has_batch_padding: bool,
     /// Most tokens to generate; OpenCompass's default is 256.
     pub max_out_len: usize,
@@ -237,7 +238,10 @@ pub struct EvalConfig {
     /// The token whose losses perplexities leave out, where it is not the model's own; negative ones count from the end of
     /// the vocabulary.
     pub pad_token_id: Option<i64>,
-    /// Upper bound on sequences in flight, for the record: the engine has its own copy.
+    /// The model's own post-processor, which reads every answer before the dataset's.
+    pub pred_postprocessor: Option<Extractor>,
+    /// OpenCompass's batch size. It decides nothing but which prompts are single, see `has_batch_padding`; the engine has a
+    /// bound of its own on sequences in flight.
     pub batch_size: usize,
     /// Only these subjects; empty: all.
     pub subjects: Vec<String>,
@@ -289,6 +293,7 @@ impl Default for EvalConfig {
             max_out_len: 256,
             min_out_len: None,
             pad_token_id: None,
+            pred_postprocessor: None,
             batch_size: 8,
             subjects: Vec::new(),
             limit: None,

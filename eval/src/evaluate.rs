@@ -45,11 +45,11 @@ pub(crate) fn from_journal(
     let model = &config.model.abbr;
     let mut recorders: Vec<Recorder<'_>> = tasks.iter().map(|task| Recorder::new(task, style)).collect();
     let mut all: Vec<Answers> = tasks.iter().map(|_| Vec::new()).collect();
-    let mut logged: Vec<Vec<&Entry>> = tasks.iter().map(|_| Vec::new()).collect();
+    let mut logged: Vec<Vec<(&Entry, bool)>> = tasks.iter().map(|_| Vec::new()).collect();
     for question in &questions.all {
         let record = match (&question.asked, entries.get(&question.key())) {
             (Ok((asked, _)), Some(entry)) => {
-                logged[question.number].push(entry);
+                logged[question.number].push((entry, asked.is_by_batch()));
                 recorders[question.number].record(question.sample, asked, entry)?
             }
             (Ok(_), None) => Err("the model gave no answer".to_owned()),
@@ -137,7 +137,7 @@ fn subset(
         {
             other_golds += 1;
         }
-        match record.and_then(|record| Answer::read(task, sample, record)) {
+        match record.and_then(|record| Answer::read(task, sample, record, config.pred_postprocessor.as_ref())) {
             Ok(answer) => read.push(answer),
             Err(reason) => {
                 unanswered += 1;
@@ -156,6 +156,9 @@ fn subset(
     let failed = |reason: String| folder.remove(&results).map(|()| (Cell::Failed(reason), None));
     if questions == 0 {
         return failed("it has no questions".into());
+    }
+    if let Some(role) = task.pred_role.as_ref().filter(|role| Style::lacks_role(config, role)) {
+        return failed(format!("its `pred_role` is {role}, and the model's meta template has no such role"));
     }
     if unanswered > 0 {
         return failed(format!("{unanswered} of {questions} questions have no answer"));
@@ -207,11 +210,12 @@ pub(crate) fn from_results(config: &EvalConfig, folder: &RunFolder, subsets: &[S
 }
 
 /// The answers of unlabelled subsets by subject and row, as C-Eval takes them: `{"law": {"0": "A", …}, …}`.
-pub(crate) fn submission(tasks: &[Task], answers: &[Answers]) -> Map<String, Value> {
+pub(crate) fn submission(config: &EvalConfig, tasks: &[Task], answers: &[Answers]) -> Map<String, Value> {
     let mut all = Map::new();
     for (task, answers) in tasks.iter().zip(answers).filter(|(task, _)| task.is_unlabelled()) {
         let answer = |(sample, record): (_, &Result<Record, String>)| {
-            let answer = Answer::read(task, sample, record.as_ref().ok()?.clone()).ok()?;
+            let (record, postprocessor) = (record.as_ref().ok()?.clone(), config.pred_postprocessor.as_ref());
+            let answer = Answer::read(task, sample, record, postprocessor).ok()?;
             Some((answer.sample.index.to_string(), Value::from(answer.extracted.answer)))
         };
         let subject = task.dataset_config["name"].as_str().unwrap_or(&task.subject);

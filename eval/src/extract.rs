@@ -1,6 +1,8 @@
 //! Answer rules: from a generated text to an answer, each rule with an id.
 
+use crate::python;
 use regex::Regex;
+use serde_json::{Map, Value};
 use std::{
     collections::HashMap,
     sync::{LazyLock, Mutex},
@@ -22,7 +24,26 @@ pub enum Extractor {
         /// Whether the looser patterns are tried too.
         cushion: bool,
     },
+    /// `extract_non_reasoning_content(think_start_token, think_end_token)`: what is said beside the reasoning.
+    NonReasoning {
+        /// E.g. `<think>`.
+        start: String,
+        /// E.g. `</think>`.
+        end: String,
+        /// From the one to the other.
+        reasoning: Pattern,
+    },
 }
+
+/// The functions that a post-processor's dictionary can name.
+pub const POSTPROCESSORS: [&str; 6] = [
+    "first_capital_postprocess",
+    "first-capital",
+    "first_option_postprocess",
+    "match_answer_pattern",
+    "extract_non_reasoning_content",
+    "extract-non-reasoning-content",
+];
 
 /// A compiled regular expression with one group at least.
 #[derive(Clone, Debug)]
@@ -63,6 +84,64 @@ impl Extracted {
 }
 
 impl Extractor {
+    /// The post-processor of a dictionary: its function as `type`, and what the function is given.
+    ///
+    /// # Errors
+    /// A function that does not exist here, and arguments that it does not have, miss, or that are of the wrong kind.
+    pub fn parse(config: &Map<String, Value>) -> Result<Self, String> {
+        let name = config.get("type").and_then(Value::as_str).unwrap_or_default();
+        let function = name.rsplit('.').next().unwrap_or(name);
+        let keys: &[&str] = match function {
+            "first_capital_postprocess" | "first-capital" => &[],
+            "first_option_postprocess" => &["options", "cushion"],
+            "match_answer_pattern" => &["answer_pattern"],
+            "extract_non_reasoning_content" | "extract-non-reasoning-content" => {
+                &["think_start_token", "think_end_token"]
+            }
+            _ => {
+                let (found, known) = (config.get("type").map(python::repr), POSTPROCESSORS.join(", "));
+                let found = found.unwrap_or_else(|| "None".into());
+                return Err(format!("a pred_postprocessor of type {found} does not exist here; known are {known}"));
+            }
+        };
+        if let Some(key) = config.keys().find(|key| *key != "type" && !keys.contains(&key.as_str())) {
+            let known = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+            return Err(format!("`{key}` of {function} is not supported; known are {known}"));
+        }
+        let text = |key: &str| match config.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(format!("`{key}` of {function} is {}, wanted a string", python::repr(other))),
+        };
+        match function {
+            "first_option_postprocess" => {
+                let options = text("options")?.filter(|options| !options.is_empty());
+                let options = options.ok_or("first_option_postprocess needs `options`")?;
+                let cushion = match config.get("cushion") {
+                    None => true,
+                    Some(Value::Bool(cushion)) => *cushion,
+                    Some(other) => {
+                        let found = python::repr(other);
+                        return Err(format!("`cushion` of {function} is {found}, wanted True or False"));
+                    }
+                };
+                Ok(Self::FirstOption { options, cushion })
+            }
+            "match_answer_pattern" => {
+                let pattern = text("answer_pattern")?.ok_or("match_answer_pattern needs an `answer_pattern`")?;
+                Pattern::new(&pattern).map(Self::Pattern)
+            }
+            "first_capital_postprocess" | "first-capital" => Ok(Self::FirstCapital),
+            _ => {
+                let start = text("think_start_token")?.unwrap_or_else(|| "<think>".into());
+                let end = text("think_end_token")?.unwrap_or_else(|| "</think>".into());
+                // They are patterns there too.
+                let reasoning = Pattern::new(&format!("(?s){start}(.*?){end}"))?;
+                Ok(Self::NonReasoning { start, end, reasoning })
+            }
+        }
+    }
+
     /// What OpenCompass reads out of `text`.
     pub fn extract(&self, text: &str) -> Extracted {
         match self {
@@ -80,6 +159,14 @@ impl Extractor {
                 .find(|c| c.is_uppercase())
                 .map_or_else(Extracted::none, |c| Extracted { answer: c.to_string(), rule: "first-capital".into() }),
             Self::FirstOption { options, cushion } => first_option(text, options, *cushion),
+            Self::NonReasoning { start, end, reasoning } => {
+                let rest = if text.contains(start.as_str()) { None } else { text.rsplit_once(end.as_str()) };
+                let answer = match rest {
+                    Some((_, rest)) => python::strip(rest).to_owned(),
+                    None => python::strip(&reasoning.0.replace_all(text, "")).to_owned(),
+                };
+                Extracted { answer, rule: "non-reasoning".into() }
+            }
         }
     }
 
@@ -89,7 +176,7 @@ impl Extractor {
     /// `C`, `(C)`, `**C**`, `C. text` and `C、文` are answers; `CPU`, `C语言`, `A or B` and `A、B` are none.
     pub fn extract_strict(&self, text: &str) -> Extracted {
         let options = match self {
-            Self::Verbatim => return self.extract(text),
+            Self::Verbatim | Self::NonReasoning { .. } => return self.extract(text),
             Self::FirstCapital | Self::Pattern(_) => "ABCD",
             Self::FirstOption { options, .. } => options,
         };
@@ -176,7 +263,7 @@ const PATTERNS: [&str; 50] = [
 const CUSHION: [&str; 2] = ["([@]):", "([@])"];
 
 fn first_option(text: &str, options: &str, cushion: bool) -> Extracted {
-    let text = text.trim();
+    let text = python::strip(text);
     let patterns = compiled(options);
     let tried = patterns.iter().enumerate().take(if cushion { patterns.len() } else { PATTERNS.len() });
     for (i, pattern) in tried {

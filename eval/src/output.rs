@@ -218,14 +218,18 @@ pub(crate) fn results(metrics: &Metrics, details: Option<&Value>) -> String {
     format!("{{\n{}\n}}", metrics.iter().map(metric).chain(details).collect::<Vec<_>>().join(",\n"))
 }
 
-/// `logs/infer/<model>/<subset>.out`: a line for each question, with what its prompts lost.
-pub(crate) fn infer_log(entries: &[&Entry], all_shots: usize) -> String {
-    let line = |e: &&Entry| {
+/// `logs/infer/<model>/<subset>.out`: a line for each question, with what its prompts lost. Beside each entry stands whether
+/// that depends on the size of OpenCompass's batches.
+pub(crate) fn infer_log(entries: &[(&Entry, bool)], all_shots: usize) -> String {
+    let line = |(e, is_by_batch): &(&Entry, bool)| {
         let (shots, cut) = (e.shots, e.cut);
         let mut line = json!({
             "index": e.index, "prompt_tokens": e.prompt_tokens, "shots": shots, "cut": cut,
             "truncated": shots < all_shots || cut > 0,
         });
+        if *is_by_batch {
+            line["by_batch"] = true.into();
+        }
         match &e.reply {
             Reply::Text { tokens, finish, .. } => {
                 line["output_tokens"] = tokens.len().into();
@@ -241,10 +245,14 @@ pub(crate) fn infer_log(entries: &[&Entry], all_shots: usize) -> String {
 /// `logs/eval/<model>/<subset>.out`: a line for each question, with the rules that read its answer.
 pub(crate) fn eval_log(answers: &[Answer<'_>]) -> String {
     let line = |a: &Answer<'_>| {
-        json!({
+        let mut line = json!({
             "index": a.sample.index, "answer": a.extracted.answer, "rule": a.extracted.rule, "strict": a.strict.answer,
-            "strict_rule": a.strict.rule, "gold": a.gold, "correct": a.is_correct(),
-        })
+            "strict_rule": a.strict.rule, "gold": a.gold, "correct": a.is_correct,
+        });
+        if let Some(nearest) = a.nearest {
+            line["nearest"] = nearest.into();
+        }
+        line
     };
     answers.iter().map(|answer| format!("{}\n", line(answer))).collect()
 }

@@ -47,6 +47,11 @@ pub(crate) fn string(text: &str) -> String {
     out
 }
 
+/// As Python's `str.strip()`, to which four control characters are spaces too.
+pub(crate) fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+}
+
 /// Rust and Python agree on what is printable. Only `str::escape_debug` tells, and it treats the first character
 /// specially.
 fn is_printable(c: char) -> bool {

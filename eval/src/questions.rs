@@ -171,6 +171,22 @@ impl<'a> Questions<'a> {
         self.askable().flat_map(|askable| askable.asked.prompts())
     }
 
+    /// One sentence for all prompts that depend on the size of OpenCompass's batches.
+    pub(crate) fn batch_warning(&self, config: &EvalConfig) -> Option<String> {
+        let count = self.prompts().filter(|built| built.is_by_batch).count();
+        let concerned = self.askable().filter(|askable| askable.asked.is_by_batch());
+        let sizes: BTreeSet<usize> = concerned.map(|askable| askable.question.task.batch_size(config)).collect();
+        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+        (count > 0).then(|| {
+            format!(
+                "the cut of {count} of {} prompts depends on the batch size, which is {}: with batch_padding=True only a \
+                 prompt alone in its batch leaves room for the output, as in OpenCompass",
+                self.prompts().count(),
+                sizes.join(" or ")
+            )
+        })
+    }
+
     /// One sentence for all prompts that lost something.
     pub(crate) fn truncation_warning(&self, config: &EvalConfig) -> Option<String> {
         let lost = if config.truncation == Truncation::Middle { "middle" } else { "beginning" };

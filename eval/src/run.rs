@@ -304,7 +304,8 @@ impl<'a> Run<'a> {
         }
         let (mut entries, outdated) = questions.valid(recorded, config);
         let truncated = questions.truncation_warning(config);
-        outdated.into_iter().chain(truncated).for_each(|warning| self.teller.warn(warning));
+        let by_batch = questions.batch_warning(config);
+        outdated.into_iter().chain(truncated).chain(by_batch).for_each(|warning| self.teller.warn(warning));
         let run = record.as_ref().map(|record| record.folder.name.clone());
         let plan = questions.plan(run, tasks.len(), &entries);
         let Some(Record { folder, journal: Some(journal), .. }) = record else {
@@ -506,7 +507,7 @@ fn write_submission(
     tasks: &[Task],
     answers: &[evaluate::Answers],
 ) -> Result<()> {
-    let submission = evaluate::submission(tasks, answers);
+    let submission = evaluate::submission(config, tasks, answers);
     if submission.is_empty() {
         return Ok(());
     }

@@ -22,16 +22,27 @@ pub(crate) struct Answer<'a> {
     pub strict: Extracted,
     /// The right answer; empty where there is none, as OpenCompass has it.
     pub gold: String,
+    /// The number of the candidate that `EDAccEvaluator` takes it for.
+    pub nearest: Option<usize>,
+    /// Whether it is right as OpenCompass reads it.
+    pub is_correct: bool,
+    /// Whether it is right as the strict rule reads it.
+    pub is_strictly_correct: bool,
 }
 
 impl<'a> Answer<'a> {
-    /// Reads the answer to `sample` of `task`.
+    /// Reads the answer to `sample` of `task`, after the model's own post-processor has been over it.
     ///
     /// # Errors
     /// What is wrong with the record.
-    pub(crate) fn read(task: &Task, sample: &'a Sample, record: Record) -> Result<Self, String> {
+    pub(crate) fn read(
+        task: &Task,
+        sample: &'a Sample,
+        record: Record,
+        postprocessor: Option<&Extractor>,
+    ) -> Result<Self, String> {
         let prediction = record.get("prediction").ok_or("it has no `prediction`")?;
-        let (extracted, strict) = match (&task.inferencer, prediction) {
+        let (mut extracted, mut strict) = match (&task.inferencer, prediction) {
             (Inferencer::Clp { choices }, Value::Array(numbers)) => {
                 let numbers: Option<Vec<f64>> = numbers.iter().map(Value::as_f64).collect();
                 let numbers = numbers.ok_or("its `prediction` is no list of numbers")?;
@@ -45,6 +56,10 @@ impl<'a> Answer<'a> {
                     Value::String(text) => text.clone(),
                     Value::Number(number) => number.to_string(),
                     other => return Err(format!("its `prediction` is {}, wanted text", python::repr(other))),
+                };
+                let text = match postprocessor {
+                    Some(postprocessor) => postprocessor.extract(&text).answer,
+                    None => text,
                 };
                 let rule = match inferencer {
                     Inferencer::Ppl { .. } => "lowest-perplexity",
@@ -60,12 +75,19 @@ impl<'a> Answer<'a> {
             }
         };
         let gold = sample.gold.clone().unwrap_or_default();
-        Ok(Self { sample, record, extracted, strict, gold })
-    }
-
-    /// Whether it is right as OpenCompass reads it.
-    pub(crate) fn is_correct(&self) -> bool {
-        self.extracted.answer == self.gold
+        let mut nearest = None;
+        let (mut is_correct, mut is_strictly_correct) = (extracted.answer == gold, strict.answer == gold);
+        if let (Evaluator::EdAcc, Some(reference)) = (task.evaluator, &sample.reference) {
+            let (candidates, label) = (&reference["candidates"], &reference["label"]);
+            nearest = metrics::nearest(&extracted.answer, candidates).map(|(choice, _)| choice);
+            is_correct = nearest.is_some_and(|choice| *label == choice);
+            extracted.rule = "nearest-candidate".into();
+            // Strictly read, it has to be one of the candidates.
+            let exact = metrics::nearest(strict.answer.trim(), candidates).filter(|(_, distance)| *distance == 0);
+            is_strictly_correct = exact.is_some_and(|(choice, _)| *label == choice);
+            strict.rule = if exact.is_some() { "exact-candidate".into() } else { "none".into() };
+        }
+        Ok(Self { sample, record, extracted, strict, gold, nearest, is_correct, is_strictly_correct })
     }
 }
 
@@ -87,8 +109,8 @@ impl Counts {
         let count = |is_it: &dyn Fn(&Answer<'_>) -> bool| answers.iter().filter(|answer| is_it(answer)).count();
         Self {
             questions: answers.len(),
-            correct: count(&|a| a.is_correct()),
-            strict: count(&|a| a.strict.answer == a.gold),
+            correct: count(&|a| a.is_correct),
+            strict: count(&|a| a.is_strictly_correct),
             unparsed: count(&|a| a.extracted.answer.is_empty()),
         }
     }
@@ -112,12 +134,14 @@ pub(crate) fn metrics(evaluator: Evaluator, answers: &[Answer<'_>]) -> Metrics {
         let (mut correct, mut total) = (0, 0);
         for answer in of {
             total += 1;
-            correct += usize::from(answer.is_correct());
+            correct += usize::from(answer.is_correct);
         }
         if total == 0 { f64::NAN } else { metrics::accuracy(correct, total) }
     };
     match evaluator {
-        Evaluator::Acc | Evaluator::AccWithDetails => vec![("accuracy".into(), accuracy(&mut answers.iter()))],
+        Evaluator::Acc | Evaluator::AccWithDetails | Evaluator::EdAcc => {
+            vec![("accuracy".into(), accuracy(&mut answers.iter()))]
+        }
         Evaluator::AccContamination => {
             let kinds = [
                 ("clean", "clean"),
@@ -175,7 +199,7 @@ fn labels(answer: &Answer<'_>) -> Value {
         "origin_prediction": origin,
         "predictions": answer.extracted.answer,
         "references": answer.gold,
-        "correct": answer.is_correct(),
+        "correct": answer.is_correct,
     })
 }
 
@@ -191,6 +215,6 @@ fn with_details(answer: &Answer<'_>) -> Value {
         "prompt": [answer.record.get("origin_prompt")],
         "pred": [prediction],
         "refr": [answer.record.get("gold").cloned().unwrap_or_else(|| answer.gold.as_str().into())],
-        "is_correct": [answer.is_correct()],
+        "is_correct": [answer.is_correct],
     })
 }

@@ -35,6 +35,9 @@ pub struct Task {
     pub extractor: Extractor,
     /// How answers are scored.
     pub evaluator: Evaluator,
+    /// The role whose part of an answer is scored (`pred_role`). As OpenCompass 0.5.4 looks for it, that is always the
+    /// whole answer, but the model's meta template must have the role.
+    pub pred_role: Option<String>,
     /// Whether the right answers are integers in OpenCompass's files.
     pub integer_golds: bool,
     /// The file of contamination annotations that its score needs and that is not there.
@@ -53,6 +56,8 @@ pub struct Sample {
     pub row: Row,
     /// The right answer; `None` on an unlabelled split.
     pub gold: Option<String>,
+    /// The right answer where it is a dictionary there; `gold` is Python's text of it.
+    pub reference: Option<Value>,
 }
 
 impl Sample {
@@ -113,6 +118,8 @@ pub struct Generation {
     pub max_out_len: Option<usize>,
     /// Wins over the model's.
     pub min_out_len: Option<usize>,
+    /// Wins over the model's.
+    pub batch_size: Option<usize>,
     /// Added to the model's.
     pub stop: Vec<String>,
 }
@@ -154,6 +161,8 @@ pub enum Evaluator {
     AccWithDetails,
     /// `AccContaminationEvaluator`: one accuracy for each value of the column `is_clean`.
     AccContamination,
+    /// `EDAccEvaluator`: percent of answers whose nearest candidate, by edit distance, is that of the right answer.
+    EdAcc,
 }
 
 /// What is sent for a question, before any cut by tokens.
@@ -250,6 +259,12 @@ impl Task {
         }
     }
 
+    /// Questions of a batch as OpenCompass makes them: the dataset's own number, or the one of `config`.
+    pub fn batch_size(&self, config: &EvalConfig) -> usize {
+        let own = if let Inferencer::Gen(generation) = &self.inferencer { generation.batch_size } else { None };
+        own.unwrap_or(config.batch_size).max(1)
+    }
+
     /// Stop strings: those of `config`, then the dataset's own.
     pub fn stop_words(&self, config: &EvalConfig) -> Vec<String> {
         let own: &[String] = if let Inferencer::Gen(generation) = &self.inferencer { &generation.stop } else { &[] };
@@ -258,6 +273,9 @@ impl Task {
 
     /// The right answer as OpenCompass's files have it: empty text where there is none.
     pub fn gold_json(&self, sample: &Sample) -> Value {
+        if let Some(reference) = &sample.reference {
+            return reference.clone();
+        }
         let gold = sample.gold.clone().unwrap_or_default();
         Label { text: gold, is_integer: self.integer_golds }.to_json()
     }

@@ -194,6 +194,19 @@ fn siqa_in_its_local_layout() {
     assert_eq!(first_prompts(&task), ["Kim ran.\nQuestion: Why?\nA. late\nB. fun\nC. {context}\nAnswer:"]);
     assert_eq!(task.gold_json(&task.samples[0]), "B");
 
+    // The right answer is a dictionary there, in prompts Python's text of it.
+    let task = load("siqa_gen_e78df3", &SIQA).unwrap().remove(0);
+    assert_eq!((task.version.as_str(), task.inferencer.mode()), ("e78df3", "gen"));
+    assert_eq!(first_prompts(&task), ["Kim ran.\nQuestion: Why?\nA. late\nB. fun\nC. {context}\nAnswer:"]);
+    let candidates = |texts: [&str; 3]| -> Value {
+        ["A", "B", "C"].into_iter().zip(texts).map(|(a, text)| json!([format!("{a}. {text}"), a, text])).collect()
+    };
+    let gold = json!({ "candidates": candidates(["late", "fun", "{context}"]), "label": 1 });
+    assert_eq!(task.gold_json(&task.samples[0]), gold);
+    let text = "{'candidates': [['A. 1', 'A', '1'], ['B. 2', 'B', '2'], ['C. 3', 'C', '3']], 'label': 2}";
+    assert_eq!((task.samples[1].field("all_labels"), task.samples[1].field("label")), (Some(text), Some("C")));
+    assert_eq!(task.samples[1].gold.as_deref(), Some(text));
+
     let task = load("siqa_ppl", &SIQA).unwrap().remove(0);
     assert_eq!((task.version.as_str(), task.inferencer.mode()), ("ced5f6", "ppl"));
     let wanted = ["late", "fun", "{context}"].map(|answer| format!("Kim ran.\nQuestion: Why?\nAnswer:\n{answer}"));
@@ -384,9 +397,28 @@ fn dictionaries_that_are_not_supported() {
         assert!(error.contains(wanted), "{place}\nfound: {error}\nwanted: {wanted}");
     }
     let mut config = good.clone();
-    config["eval_cfg"]["pred_role"] = "BOT".into();
-    let error = datasets::task(&config, &mut Source::new(None), false).unwrap_err().to_string();
-    assert!(error.contains("`pred_role` of eval_cfg is not supported"), "{error}");
+    for (key, value, wanted) in [
+        ("dataset_postprocessor", json!({}), "`dataset_postprocessor` of eval_cfg is not supported"),
+        ("pred_role", json!(3), "`pred_role` is 3, wanted a string"),
+        ("evaluator", json!({ "type": "EDAccEvaluator" }), "and the column `answer` holds none"),
+        ("pred_postprocessor", json!({ "type": "first-capital", "x": 1 }), "`x` of first-capital is not supported"),
+        (
+            "pred_postprocessor",
+            json!({ "type": "first_option_postprocess" }),
+            "first_option_postprocess needs `options`",
+        ),
+        (
+            "pred_postprocessor",
+            json!({ "type": "first_option_postprocess", "options": "AB", "cushion": 1 }),
+            "`cushion` of first_option_postprocess is 1, wanted True or False",
+        ),
+        ("pred_postprocessor", json!({ "type": "match_answer_pattern", "answer_pattern": "(" }), "is not supported"),
+    ] {
+        config["eval_cfg"] = good["eval_cfg"].clone();
+        config["eval_cfg"][key] = value;
+        let error = datasets::task(&config, &mut Source::new(None), false).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{key}\nfound: {error}\nwanted: {wanted}");
+    }
     // Rows can be chosen, as users do to try things out.
     let mut config = good;
     config["reader_cfg"]["test_range"] = "[2:5]".into();

@@ -6,12 +6,12 @@ use crate::{
     hub, kwargs,
 };
 use oc_engine::{Device, Dtype, SamplingParams};
-use oc_eval::{HfType, ModelConfig, Truncation, models::Class, names};
+use oc_eval::{HfType, ModelConfig, Truncation, extract::Extractor, models::Class, names};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Keys of a model's dictionary that mean something here.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "abbr",
     "type",
     "path",
@@ -31,6 +31,7 @@ const KEYS: [&str; 19] = [
     "mode",
     "drop_middle",
     "batch_padding",
+    "pred_postprocessor",
 ];
 
 /// Keys that change nothing here: what they are for there.
@@ -40,10 +41,9 @@ const IGNORED: [(&str, &str); 2] = [
 ];
 
 /// Keys that must be absent or switched off.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 4] = [
     ("peft_path", "merge the adapter into the weights first, and give that folder"),
     ("peft_kwargs", "merge the adapter into the weights first, and give that folder"),
-    ("pred_postprocessor", "answers are read as the dataset says"),
     ("fastchat_template", "use the model's own chat template (HuggingFacewithChatTemplate), or a meta_template"),
     ("extract_pred_after_decode", "leave it out: answers never hold their prompt"),
 ];
@@ -88,9 +88,11 @@ pub struct Settings {
     pub min_out_len: Option<usize>,
     /// `pad_token_id`.
     pub pad_token_id: Option<i64>,
-    /// Sequences at once.
+    /// `pred_postprocessor`.
+    pub pred_postprocessor: Option<Extractor>,
+    /// Prompts of a batch there.
     pub batch_size: usize,
-    /// `stop_words` and `end_str`.
+    /// `stop_words`, and `end_str` of the class that has it.
     pub stop_words: Vec<String>,
     /// `eos_token_id` of `generation_kwargs`.
     pub eos_token_ids: Option<Vec<u32>>,
@@ -130,7 +132,17 @@ pub fn settings(entry: &Entry, folders: &Place, ignore_dtype: bool, notes: &mut 
     let sampling = kwargs::generation_of(&at("generation_kwargs"), &generation, notes)?;
 
     let mut stop_words = reader.texts(dict, "stop_words")?;
-    stop_words.extend(reader.text(dict, "end_str")?);
+    // An answer ends where it is cut there.
+    let end = reader.text(dict, "end_str")?.filter(|end| !end.is_empty());
+    let has_batch_padding = reader.flag(dict, "batch_padding")?;
+    if is_causal {
+        stop_words.extend(end);
+    } else {
+        let unused = [("end_str", end.is_some()), ("batch_padding", has_batch_padding)];
+        for (key, _) in unused.into_iter().filter(|(_, is_given)| *is_given) {
+            notes.push(no_effect(key, class));
+        }
+    }
     let tokenizer = reader.text(dict, "tokenizer_path")?;
     let run_cfg = reader.map(dict, "run_cfg")?;
     let found = find(&path, folders).ok_or_else(|| not_found(&abbr, &path, entry, folders));
@@ -165,17 +177,29 @@ pub fn settings(entry: &Entry, folders: &Place, ignore_dtype: bool, notes: &mut 
             .ok_or_else(|| entry.error("`max_out_len` is missing", "max_out_len=100"))?,
         truncation: reader.truncation(dict, class, notes)?,
         is_causal_lm: is_causal,
-        has_batch_padding: reader.flag(dict, "batch_padding")?,
+        has_batch_padding,
         min_out_len: reader.count(dict, "min_out_len")?,
         pad_token_id: match dict.get("pad_token_id") {
             None | Some(Value::Null) => None,
             Some(id) => Some(id.as_i64().ok_or_else(|| reader.wrong("pad_token_id", id, "a token id"))?),
         },
-        batch_size: reader.count(dict, "batch_size")?.unwrap_or(8),
+        pred_postprocessor: match dict.get("pred_postprocessor") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(map)) => {
+                let hint = "the functions that exist here can be named by a dataset or a model; leave it out otherwise";
+                Some(Extractor::parse(map).map_err(|reason| entry.error(reason, hint))?)
+            }
+            Some(other) => return Err(reader.wrong("pred_postprocessor", other, "a dictionary")),
+        },
+        batch_size: reader.count(dict, "batch_size")?.unwrap_or(1),
         stop_words,
         eos_token_ids,
         sampling,
     })
+}
+
+fn no_effect(key: &str, class: Class) -> String {
+    format!("`{key}` of a model has no effect: nor has it in OpenCompass's {}", class.name())
 }
 
 /// OpenCompass's name of a model that has none: its class and the last two parts of its path.
@@ -313,7 +337,7 @@ impl Reader<'_> {
             _ => (is_mid, drops_middle.then_some("drop_middle")),
         };
         if let Some(key) = unused {
-            notes.push(format!("`{key}` of a model has no effect: nor has it in OpenCompass's {}", class.name()));
+            notes.push(no_effect(key, class));
         }
         Ok(if is_middle { Truncation::Middle } else { Truncation::Left })
     }

@@ -118,6 +118,27 @@ fn the_registry_of_datasets_is_opencompasss() {
     assert!(compared >= 9, "{compared}");
 }
 
+/// Its files of these datasets, found by their names as `--datasets` finds them, name nothing that does not exist here.
+#[test]
+fn its_files_are_accepted_unmodified() {
+    let Some(package) = package() else { return };
+    let configs = package.join("opencompass/configs");
+    let own = |folder: &str| {
+        let files = std::fs::read_dir(configs.join("datasets").join(folder)).unwrap().flatten();
+        let names = files.filter_map(|file| file.file_name().to_str()?.strip_suffix(".py").map(str::to_owned));
+        names.collect::<Vec<_>>()
+    };
+    let registered = datasets::families().iter().filter(|family| !family.folder.is_empty());
+    let registered = registered.flat_map(|family| family.datasets).map(|dataset| dataset.name.to_owned());
+    let names: Vec<String> = ["siqa", "winograd"].into_iter().flat_map(own).chain(registered).collect();
+    assert!(names.len() > 20 && names.iter().any(|name| name == "siqa_gen_e78df3"), "{names:?}");
+    for name in names {
+        let found = python::named_datasets(&configs, &name, &mut Vec::new());
+        let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(found.is_some_and(|entries| !entries.is_empty()), "{name}");
+    }
+}
+
 #[test]
 fn the_summary_groups_are_opencompasss() {
     let Some(package) = package() else { return };

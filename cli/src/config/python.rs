@@ -2,7 +2,7 @@
 
 use super::{Configuration, Entry, Questions, imports::Imports, read_source};
 use crate::diagnostics::{Error, Result};
-use oc_eval::{datasets, integer_key, models::Class, names};
+use oc_eval::{datasets, extract::POSTPROCESSORS, integer_key, models::Class, names};
 use oc_pyconfig::{Dict, Evaluated, Limits, Value};
 use serde_json::{Map, Number, Value as Json};
 use std::{
@@ -20,6 +20,11 @@ const REFUSED: [(&str, &str); 3] = [
 /// Summarizers whose keys are understood.
 const SUMMARIZERS: [&str; 1] = ["DefaultSummarizer"];
 
+/// The types that the dictionary of a model can name.
+fn model_types() -> Vec<&'static str> {
+    Class::ALL.map(Class::name).into_iter().chain(POSTPROCESSORS).collect()
+}
+
 /// The variables of a file. What is worth telling goes to its notes.
 fn evaluate(path: &Path) -> Result<Evaluated> {
     let source = read_source(path)?;
@@ -36,7 +41,7 @@ fn evaluate(path: &Path) -> Result<Evaluated> {
 /// As for a configuration file.
 pub fn named_models(folder: &Path, name: &str, notes: &mut Vec<String>) -> Result<Option<Vec<Entry>>> {
     let Some(path) = named(&[folder.join("models")], name, notes) else { return Ok(None) };
-    entries(&evaluate(&path)?, &path.to_string_lossy(), "models", &Class::ALL.map(Class::name)).map(Some)
+    entries(&evaluate(&path)?, &path.to_string_lossy(), "models", &model_types()).map(Some)
 }
 
 /// The datasets of the user's configuration of this name below `folder`, if there is one: all lists whose names end in
@@ -112,7 +117,7 @@ pub(super) fn read(path: &Path) -> Result<Configuration> {
         }
     };
     Ok(Configuration {
-        models: entries(&evaluated, &name, "models", &Class::ALL.map(Class::name))?,
+        models: entries(&evaluated, &name, "models", &model_types())?,
         datasets: entries(&evaluated, &name, "datasets", &datasets::types())?,
         summarizer: summarizer(&evaluated, &name)?,
         work_dir: match evaluated.get("work_dir") {

@@ -3,7 +3,7 @@
 use super::{FAMILIES, Family, Loader, Source};
 use crate::{
     Error, Result, Row,
-    extract::{Extractor, Pattern},
+    extract::Extractor,
     prompt::{Prompting, Template, prompt_version},
     python,
     task::{Evaluator, Generation, Inferencer, Sample, Task},
@@ -15,8 +15,8 @@ use std::path::Path;
 const KEYS: [&str; 9] =
     ["abbr", "type", "path", "name", "reader_cfg", "infer_cfg", "eval_cfg", "local_mode", "trust_remote_code"];
 
-/// What the parts of a dataset dictionary can be, see [`Reader`].
-pub(super) const PARTS: [&str; 14] = [
+/// What the parts of a dataset dictionary can be beside post-processors, see [`Reader`].
+pub(super) const PARTS: [&str; 11] = [
     "PromptTemplate",
     "ZeroRetriever",
     "FixKRetriever",
@@ -27,10 +27,7 @@ pub(super) const PARTS: [&str; 14] = [
     "AccEvaluator",
     "AccwithDetailsEvaluator",
     "AccContaminationEvaluator",
-    "first_capital_postprocess",
-    "first-capital",
-    "first_option_postprocess",
-    "match_answer_pattern",
+    "EDAccEvaluator",
 ];
 
 /// Reads one dictionary; its name goes with every message.
@@ -129,7 +126,7 @@ impl Reader<'_> {
     }
 
     fn inferencer(&self, map: &Map<String, Value>, prompting: &Prompting, first: Option<&Row>) -> Result<Inferencer> {
-        // `batch_size` and `save_every` change no result here.
+        // `batch_size` only decides which prompts are cut as single ones, and `save_every` nothing.
         let common = ["type", "batch_size", "save_every", "max_seq_len"];
         let labels = || {
             let wrong = || self.error("its template must have one body for each answer");
@@ -142,6 +139,7 @@ impl Reader<'_> {
             "GenInferencer" => Inferencer::Gen(Generation {
                 max_out_len: self.count(map, "max_out_len")?,
                 min_out_len: self.count(map, "min_out_len")?,
+                batch_size: self.count(map, "batch_size")?,
                 stop: self.texts(map, "stopping_criteria")?,
             }),
             "PPLInferencer" => Inferencer::Ppl { labels: labels()? },
@@ -168,8 +166,9 @@ impl Reader<'_> {
             "AccEvaluator" => Ok(Evaluator::Acc),
             "AccwithDetailsEvaluator" => Ok(Evaluator::AccWithDetails),
             "AccContaminationEvaluator" => Ok(Evaluator::AccContamination),
+            "EDAccEvaluator" => Ok(Evaluator::EdAcc),
             _ => {
-                let known = "AccEvaluator, AccwithDetailsEvaluator and AccContaminationEvaluator";
+                let known = "AccEvaluator, AccwithDetailsEvaluator, AccContaminationEvaluator and EDAccEvaluator";
                 Err(self.unknown("an evaluator", map, known))
             }
         }
@@ -179,29 +178,7 @@ impl Reader<'_> {
         if eval.get("pred_postprocessor").is_none_or(Value::is_null) {
             return Ok(Extractor::Verbatim);
         }
-        let map = self.map(eval, "pred_postprocessor")?;
-        let class = self.class("pred_postprocessor", map)?;
-        let (keys, extractor): (&[&str], Extractor) = match class {
-            "first_capital_postprocess" | "first-capital" => (&["type"], Extractor::FirstCapital),
-            "first_option_postprocess" => {
-                let options = self.text(map, "options")?.filter(|options| !options.is_empty());
-                let options = options.ok_or_else(|| self.error("first_option_postprocess needs `options`"))?;
-                let cushion = map.get("cushion").and_then(Value::as_bool).unwrap_or(true);
-                (&["type", "options", "cushion"], Extractor::FirstOption { options, cushion })
-            }
-            "match_answer_pattern" => {
-                let pattern = self.text(map, "answer_pattern")?;
-                let pattern = pattern.ok_or_else(|| self.error("match_answer_pattern needs an `answer_pattern`"))?;
-                let pattern = Pattern::new(&pattern).map_err(|reason| self.error(reason))?;
-                (&["type", "answer_pattern"], Extractor::Pattern(pattern))
-            }
-            _ => {
-                let known = "first_capital_postprocess, first_option_postprocess and match_answer_pattern";
-                return Err(self.unknown("a pred_postprocessor", map, known));
-            }
-        };
-        self.only(class, map, keys)?;
-        Ok(extractor)
+        Extractor::parse(self.map(eval, "pred_postprocessor")?).map_err(|reason| self.error(reason))
     }
 }
 
@@ -266,7 +243,11 @@ pub(super) fn task(config: &Value, source: &mut Source<'_>, strict_braces: bool)
     let columns = ["input_columns", "output_column", "train_split", "test_split", "train_range", "test_range"];
     reader.only("reader_cfg", reading, &columns)?;
     reader.only("infer_cfg", infer, &["ice_template", "prompt_template", "retriever", "inferencer"])?;
-    reader.only("eval_cfg", eval, &["evaluator", "pred_postprocessor", "analyze_contamination", "num_gpus"])?;
+    reader.only(
+        "eval_cfg",
+        eval,
+        &["evaluator", "pred_postprocessor", "pred_role", "analyze_contamination", "num_gpus"],
+    )?;
     let output_column = reader.text(reading, "output_column")?;
     let output_column = output_column.ok_or_else(|| reader.error("`output_column` of reader_cfg is missing"))?;
     let (ids, separator, eos) = reader.retriever(reader.map(infer, "retriever")?)?;
@@ -315,10 +296,18 @@ pub(super) fn task(config: &Value, source: &mut Source<'_>, strict_braces: bool)
     let columns = test.rows.first().map(|row| row.iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
     let sample = |(index, row): (usize, Row)| {
         let gold = row.iter().find(|(name, _)| *name == prompting.output_column).map(|(_, answer)| answer.clone());
-        Sample { index, row, gold: gold.filter(|gold| !gold.is_empty()) }
+        let dictionary = loader.dictionary.filter(|(column, _)| *column == prompting.output_column);
+        let reference = dictionary.map(|(_, of)| of(&row));
+        Sample { index, row, gold: gold.filter(|gold| !gold.is_empty()), reference }
     };
-    let samples = test.rows.into_iter().enumerate().map(sample).collect();
+    let samples: Vec<Sample> = test.rows.into_iter().enumerate().map(sample).collect();
     let (evaluator, extractor) = (reader.evaluator(eval)?, reader.extractor(eval)?);
+    if evaluator == Evaluator::EdAcc && samples.iter().any(|sample| sample.reference.is_none()) {
+        let column = &prompting.output_column;
+        return Err(reader.error(format!(
+            "EDAccEvaluator compares with the candidates of a dictionary, and the column `{column}` holds none"
+        )));
+    }
     let [subject, _] = subjects(config);
     Ok(Task {
         version: prompt_version(&config["infer_cfg"]),
@@ -330,6 +319,7 @@ pub(super) fn task(config: &Value, source: &mut Source<'_>, strict_braces: bool)
         inferencer,
         extractor,
         evaluator,
+        pred_role: reader.text(eval, "pred_role")?,
         integer_golds: loader.integers.contains(&prompting.output_column.as_str()),
         missing_annotations: test.missing_annotations,
         prompting,

@@ -121,8 +121,8 @@ pub(super) static FAMILY: Family = Family {
     variable: "ceval_datasets",
     datasets: &DATASETS,
     loaders: &[
-        Loader { class: "CEvalDataset", read, integers: &[], has_splits: true },
-        Loader { class: "CEvalDatasetClean", read: read_clean, integers: &[], has_splits: true },
+        Loader { class: "CEvalDataset", read, integers: &[], has_splits: true, dictionary: None },
+        Loader { class: "CEvalDatasetClean", read: read_clean, integers: &[], has_splits: true, dictionary: None },
     ],
     groups,
 };

@@ -133,7 +133,7 @@ pub(super) static FAMILY: Family = Family {
     folder: "cmmlu",
     variable: "cmmlu_datasets",
     datasets: &DATASETS,
-    loaders: &[Loader { class: "CMMLUDataset", read, integers: &[], has_splits: true }],
+    loaders: &[Loader { class: "CMMLUDataset", read, integers: &[], has_splits: true, dictionary: None }],
     groups,
 };
 

@@ -106,8 +106,8 @@ pub(super) static FAMILY: Family = Family {
     variable: "mmlu_datasets",
     datasets: &DATASETS,
     loaders: &[
-        Loader { class: "MMLUDataset", read, integers: &[], has_splits: true },
-        Loader { class: "MMLUDatasetClean", read: read_clean, integers: &[], has_splits: true },
+        Loader { class: "MMLUDataset", read, integers: &[], has_splits: true, dictionary: None },
+        Loader { class: "MMLUDatasetClean", read: read_clean, integers: &[], has_splits: true, dictionary: None },
     ],
     groups,
 };

@@ -96,6 +96,8 @@ struct Loader {
     integers: &'static [&'static str],
     /// Whether the splits have names, which OpenCompass then adds to the column `subdivision`.
     has_splits: bool,
+    /// A column that is a dictionary there, made of the others; in the row it is Python's text of it.
+    dictionary: Option<(&'static str, fn(&crate::Row) -> Value)>,
 }
 
 /// One split of a subset.
@@ -167,7 +169,7 @@ impl<'a> Source<'a> {
 /// The classes and functions that a dataset dictionary can name as its `type` and those of its parts.
 pub fn types() -> Vec<&'static str> {
     let datasets = FAMILIES.iter().flat_map(|family| family.loaders).map(|loader| loader.class);
-    datasets.chain(build::PARTS).collect()
+    datasets.chain(build::PARTS).chain(crate::extract::POSTPROCESSORS).collect()
 }
 
 /// The task that one of OpenCompass's dataset dictionaries describes.

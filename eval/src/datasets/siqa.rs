@@ -6,7 +6,7 @@ use super::{
     lines,
     vocabulary::{dataset_type, evaluator_type, inferencer_type, no_examples, postprocessor_type, template},
 };
-use crate::{Error, Result, Row, integer_key};
+use crate::{Error, Result, Row, integer_key, python};
 use serde_json::{Map, Value, json};
 
 const ID: &str = "opencompass/siqa";
@@ -26,19 +26,33 @@ pub(super) static FAMILY: Family = Family {
     variable: "siqa_datasets",
     datasets: &DATASETS,
     loaders: &[
-        Loader { class: "siqaDataset", read: read_numbered, integers: &["label"], has_splits: true },
-        Loader { class: "SiqaDatasetV3", read: read_lettered, integers: &[], has_splits: true },
+        Loader { class: "siqaDataset", read: read_numbered, integers: &["label"], has_splits: true, dictionary: None },
+        Loader {
+            class: "siqaDataset_V2",
+            read: read_candidates,
+            integers: &[],
+            has_splits: true,
+            dictionary: Some((ALL_LABELS, candidates)),
+        },
+        Loader { class: "SiqaDatasetV3", read: read_lettered, integers: &[], has_splits: true, dictionary: None },
     ],
     groups: Vec::new,
 };
 
-static DATASETS: [Dataset; 5] = [
+static DATASETS: [Dataset; 6] = [
     Dataset {
         name: "siqa_gen_18632c",
         aliases: &["siqa_gen"],
         about: "Social IQa, validation split, no examples, the answer is generated",
         mode: "gen",
         configs: || vec![generated()],
+    },
+    Dataset {
+        name: "siqa_gen_e78df3",
+        aliases: &[],
+        about: "the same, and the option nearest to the answer by edit distance is taken",
+        mode: "gen",
+        configs: || vec![matched()],
     },
     Dataset {
         name: "siqa_ppl_ced5f6",
@@ -118,6 +132,18 @@ fn generated() -> Value {
     config("SiqaDatasetV3", &["context", "question", "A", "B", "C"], "answer", infer_cfg, eval_cfg)
 }
 
+fn matched() -> Value {
+    let prompt = "{context}\nQuestion: {question}\nA. {answerA}\nB. {answerB}\nC. {answerC}\nAnswer:";
+    let infer_cfg = json!({
+        "prompt_template": template(json!({ "round": [{ "role": "HUMAN", "prompt": prompt }] }), None),
+        "retriever": no_examples(),
+        "inferencer": { "type": inferencer_type("GenInferencer") },
+    });
+    let eval_cfg = json!({ "evaluator": { "type": evaluator_type("EDAccEvaluator") }, "pred_role": "BOT" });
+    let columns = ["context", "question", "answerA", "answerB", "answerC"];
+    config("siqaDataset_V2", &columns, ALL_LABELS, infer_cfg, eval_cfg)
+}
+
 /// Perplexities of three bodies under the keys 1, 2 and 3, which are numbers or texts.
 fn scored(key: &dyn Fn(i64) -> String, body: &dyn Fn(i64) -> Value) -> Value {
     let bodies: Map<String, Value> = (1..=3).map(|n| (key(n), body(n))).collect();
@@ -141,19 +167,45 @@ fn read_numbered(source: &mut Source<'_>, config: &Value, split: &str) -> Result
     })
 }
 
-/// `SiqaDatasetV3`: options `A` to `C`, and their letter as `answer`, after all other columns.
-fn read_lettered(source: &mut Source<'_>, config: &Value, split: &str) -> Result<Rows> {
-    read(source, config, split, |row, label| {
-        let (options, mut row): (Row, Row) = row.into_iter().partition(|(name, _)| OPTIONS.contains(&name.as_str()));
-        for (option, letter) in OPTIONS.into_iter().zip(["A", "B", "C"]) {
-            let text = options.iter().find(|(name, _)| name == option).map(|(_, text)| text.clone());
-            row.push((letter.into(), text.unwrap_or_default()));
-        }
-        row.push(("answer".into(), ["A", "B", "C"][label - 1].into()));
+/// The column of `siqaDataset_V2` that holds the right answer and the others.
+const ALL_LABELS: &str = "all_labels";
+
+/// `siqaDataset_V2`: options `answerA` to `answerC`, `all_labels`, see [`candidates`], and the letter as `label`.
+fn read_candidates(source: &mut Source<'_>, config: &Value, split: &str) -> Result<Rows> {
+    read(source, config, split, |mut row, label| {
+        row.retain(|(name, _)| name != "label");
+        row.push(("label".into(), LETTERS[label - 1].into()));
+        let all = python::repr(&candidates(&row));
+        row.insert(row.len() - 1, (ALL_LABELS.into(), all));
         row
     })
 }
 
+/// The three ways to write each option, and the number of the right one, from 0.
+fn candidates(row: &Row) -> Value {
+    let field = |name: &str| row.iter().find(|(column, _)| column == name).map_or("", |(_, text)| text.as_str());
+    let candidate = |(letter, option): (&str, &str)| {
+        let text = field(option);
+        json!([format!("{letter}. {text}"), letter, text])
+    };
+    let all: Vec<Value> = LETTERS.into_iter().zip(OPTIONS).map(candidate).collect();
+    json!({ "candidates": all, "label": LETTERS.iter().position(|letter| *letter == field("label")) })
+}
+
+/// `SiqaDatasetV3`: options `A` to `C`, and their letter as `answer`, after all other columns.
+fn read_lettered(source: &mut Source<'_>, config: &Value, split: &str) -> Result<Rows> {
+    read(source, config, split, |row, label| {
+        let (options, mut row): (Row, Row) = row.into_iter().partition(|(name, _)| OPTIONS.contains(&name.as_str()));
+        for (option, letter) in OPTIONS.into_iter().zip(LETTERS) {
+            let text = options.iter().find(|(name, _)| name == option).map(|(_, text)| text.clone());
+            row.push((letter.into(), text.unwrap_or_default()));
+        }
+        row.push(("answer".into(), LETTERS[label - 1].into()));
+        row
+    })
+}
+
+const LETTERS: [&str; 3] = ["A", "B", "C"];
 const OPTIONS: [&str; 3] = ["answerA", "answerB", "answerC"];
 
 fn read(source: &mut Source<'_>, config: &Value, split: &str, labelled: Label) -> Result<Rows> {

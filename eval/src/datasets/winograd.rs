@@ -28,7 +28,7 @@ pub(super) static FAMILY: Family = Family {
     folder: "winograd",
     variable: "winograd_datasets",
     datasets: &DATASETS,
-    loaders: &[Loader { class: "WinogradDataset", read, integers: &["label"], has_splits: true }],
+    loaders: &[Loader { class: "WinogradDataset", read, integers: &["label"], has_splits: true, dictionary: None }],
     groups: Vec::new,
 };
 

@@ -25,7 +25,7 @@ pub(super) static FAMILY: Family = Family {
     folder: "winogrande",
     variable: "winogrande_datasets",
     datasets: &DATASETS,
-    loaders: &[Loader { class: "WinograndeDataset", read, integers: &[], has_splits: false }],
+    loaders: &[Loader { class: "WinograndeDataset", read, integers: &[], has_splits: false, dictionary: None }],
     groups: Vec::new,
 };
 

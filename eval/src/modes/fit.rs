@@ -3,6 +3,8 @@
 //! While a prompt is longer than `max_seq_len`, its last solved example is dropped and it is built again; nothing is
 //! reserved for the output. What is still too long loses its beginning, or its middle. Without `max_seq_len` no example is
 //! dropped, and only the model's own limit cuts.
+//!
+//! Of one class of models, with `batch_padding=True`, the prompt depends on OpenCompass's batches too: see [`Batch`].
 
 use crate::{
     Error, EvalConfig, HfType, Inferencer, Label, Message, Model, Prompt, Result, Sample, Task, Truncation,
@@ -28,6 +30,35 @@ pub(crate) struct Built {
     pub counted: usize,
     /// Tokens that the model's context leaves for it.
     pub room: usize,
+    /// In a batch of another size it would be cut elsewhere.
+    pub is_by_batch: bool,
+}
+
+/// How many prompts OpenCompass sends together. `HuggingFaceCausalLM` generates after single prompts unless it has
+/// `batch_padding=True` and a batch of several; a single prompt leaves room for the output within `max_seq_len`, those of
+/// a batch do not. Batches are the rows of a subset in order, so that the last may hold one row. (A resumed run there
+/// begins with a batch too: what it kept are whole batches.) Here no batch changes a bit of an answer to a prompt; but what
+/// is left of the prompt is what is left there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batch {
+    /// Nothing depends on it.
+    Any,
+    /// One prompt, where there are batches of several too.
+    Alone,
+    /// Several.
+    Together,
+}
+
+impl Batch {
+    /// The batch of the row at `place` of a subset.
+    fn of(task: &Task, place: usize, config: &EvalConfig) -> Self {
+        if !(config.is_causal_lm && config.has_batch_padding) {
+            return Self::Any;
+        }
+        let (size, rows) = (task.batch_size(config), task.samples.len());
+        let is_alone = size == 1 || (place + 1 == rows && rows % size == 1);
+        if is_alone { Self::Alone } else { Self::Together }
+    }
 }
 
 impl Built {
@@ -48,15 +79,17 @@ pub(crate) struct Limits {
     middle: Option<Middle>,
     /// What the model's context leaves beside the output.
     room: usize,
+    /// Above this the cut depends on the batch.
+    by_batch: Option<usize>,
 }
 
 impl Limits {
-    /// The limits that `config` sets for the prompts of `task`: a generated output has to fit into the context of `model`
+    /// The limits that `config` sets for the prompts of `task` in a batch of such a size: a generated output has to fit into the context of `model`
     /// too, and so has the token that `CLPInferencer` reckons with.
     ///
     /// # Errors
     /// [`Error::Config`] where nothing would be left of a prompt.
-    fn new(task: &Task, config: &EvalConfig, model: &dyn Model) -> Result<Self> {
+    fn new(task: &Task, batch: Batch, config: &EvalConfig, model: &dyn Model) -> Result<Self> {
         let context = model.max_seq_len();
         if config.max_seq_len == Some(0) {
             return Err(Error::Config { what: "max_seq_len is 0; a prompt needs at least one token".into() });
@@ -92,9 +125,10 @@ impl Limits {
             ),
         });
         let is_middle = config.truncation == Truncation::Middle;
-        let is_alone = !config.has_batch_padding || config.batch_size == 1;
+        let is_generated = matches!(task.inferencer, Inferencer::Gen(_));
+        let by_batch = inner.as_ref().ok().copied().filter(|_| is_generated && batch != Batch::Any);
         let (prompt, middle) = match (&task.inferencer, config.hf_type) {
-            (Inferencer::Gen(_), HfType::Base) if config.is_causal_lm && is_alone => {
+            (Inferencer::Gen(_), HfType::Base) if config.is_causal_lm && batch != Batch::Together => {
                 let inner = inner?.min(room);
                 (inner, is_middle.then_some(Middle::Text(inner)))
             }
@@ -109,7 +143,8 @@ impl Limits {
             }
             _ => (limit, None),
         };
-        Ok(Self { examples: config.max_seq_len.map(|len| len.min(room).saturating_sub(extra)), prompt, middle, room })
+        let examples = config.max_seq_len.map(|len| len.min(room).saturating_sub(extra));
+        Ok(Self { examples, prompt, middle, room, by_batch })
     }
 }
 
@@ -189,7 +224,9 @@ impl Draft<'_> {
         }
         let (shots, all_shots, counted) = (self.shots, self.task.shots.len(), self.counted);
         let cut = all.saturating_sub(ids.len());
-        Ok(Ok(Built { prompt, text, ids, shots, all_shots, cut, counted, room: self.limits.room }))
+        let Limits { room, by_batch, .. } = self.limits;
+        let is_by_batch = by_batch.is_some_and(|limit| all > limit);
+        Ok(Ok(Built { prompt, text, ids, shots, all_shots, cut, counted, room, is_by_batch }))
     }
 }
 
@@ -241,6 +278,11 @@ impl Asked {
         self.prompts().iter().map(|built| built.shots).min().unwrap_or(0)
     }
 
+    /// Whether a prompt depends on the size of OpenCompass's batches.
+    pub(crate) fn is_by_batch(&self) -> bool {
+        self.prompts().iter().any(|built| built.is_by_batch)
+    }
+
     /// Most tokens cut from the beginning of a prompt.
     pub(crate) fn cut(&self) -> usize {
         self.prompts().iter().map(|built| built.cut).max().unwrap_or(0)
@@ -265,9 +307,19 @@ pub(crate) fn build(
     let edges = model.encode("", true)?;
     let mut questions = Vec::new();
     for task in tasks {
-        let limits = Limits::new(task, config, model)?;
-        let question = |sample| Question { task, sample, limits, shots: task.shots.len(), built: Ok(Vec::new()) };
-        questions.extend(task.samples.iter().map(question));
+        let mut known: Vec<(Batch, Limits)> = Vec::new();
+        for (place, sample) in task.samples.iter().enumerate() {
+            let batch = Batch::of(task, place, config);
+            let limits = match known.iter().find(|(of, _)| *of == batch) {
+                Some((_, limits)) => *limits,
+                None => {
+                    let limits = Limits::new(task, batch, config, model)?;
+                    known.push((batch, limits));
+                    limits
+                }
+            };
+            questions.push(Question { task, sample, limits, shots: task.shots.len(), built: Ok(Vec::new()) });
+        }
     }
     let rounds = tasks.iter().map(|task| task.inferencer.labels().map_or(1, <[Label]>::len)).max().unwrap_or(0);
     for round in 0..rounds {

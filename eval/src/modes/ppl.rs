@@ -211,7 +211,17 @@ mod tests {
     /// The requests for these prompts, and where each label's are.
     fn asked(ids: &[&[u32]], unscaled: usize) -> (Vec<Forks>, Vec<(usize, usize)>) {
         let (prompt, text) = (Prompt::Text(String::new()), String::new());
-        let built = Built { prompt, text, ids: Vec::new(), shots: 0, all_shots: 0, cut: 0, counted: 0, room: 0 };
+        let built = Built {
+            prompt,
+            text,
+            ids: Vec::new(),
+            shots: 0,
+            all_shots: 0,
+            cut: 0,
+            counted: 0,
+            room: 0,
+            is_by_batch: false,
+        };
         let prompts: Vec<Built> = ids.iter().map(|ids| Built { ids: ids.to_vec(), ..built.clone() }).collect();
         let ask = labels(&prompts, unscaled);
         (ask.requests.into_iter().map(|request| (request.context, request.continuations)).collect(), ask.places)

@@ -341,6 +341,20 @@ impl Style {
         }
     }
 
+    /// Whether `config` has a meta template, and that none of its roles is `role`.
+    pub(crate) fn lacks_role(config: &EvalConfig, role: &str) -> bool {
+        let is_it = |known: &Value| known["role"] == role;
+        match (&config.meta_template_config, &config.meta_template) {
+            (Some(meta), _) => {
+                let mut roles =
+                    ["round", "reserved_roles"].into_iter().filter_map(|key| meta[key].as_array()).flatten();
+                !roles.any(is_it)
+            }
+            (None, Some(name)) => built_in(name).is_some_and(|meta| !meta.speakers().any(|known| known.role == role)),
+            (None, None) => false,
+        }
+    }
+
     /// Text through the meta template of a model's configuration; `name` is for messages.
     pub fn of_meta_template(name: &str, meta: MetaTemplate) -> Self {
         Self(Kind::Meta { name: name.to_owned(), meta: Arc::new(meta) })
