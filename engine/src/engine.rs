@@ -3,6 +3,7 @@
 use crate::{
     ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, LoadFormat, MemoryPlan, ModelConfig, ModelFiles,
     Output, PadTokens, Positions, Request, Result, Stats, Tokenizer,
+    backends::{self, Backends},
     batch::ForwardOutput,
     cost::WeightCost,
     device,
@@ -10,15 +11,15 @@ use crate::{
     kv_cache::KvPool,
     memory::{self, Owner},
     models::decoder::Decoder,
+    parallel::Parallel,
+    rank::Rank,
     runner::{BackendRunner, Runner},
     scheduler::{Limits, Scheduler, Step},
     sequence::{Forbidden, Job, Progress, Work},
 };
 use oc_kernels::{
-    Backend, Dtype, PAGE_SIZE,
-    cpu::{CpuBackend, CpuOptions, SimdLevel},
-    cuda::{CudaBackend, device::Device as CudaDevice, driver},
-    emulator::{Emulator, EmulatorOptions},
+    Backend, PAGE_SIZE,
+    cuda::{device::Device as CudaDevice, driver},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -103,29 +104,17 @@ impl Engine {
         };
         match device {
             Device::Auto | Device::Cpu => {
-                let backend = cpu_backend(&options)?;
-                Self::build(backend, &files, options, (memory::available_memory(), Owner::Shared), on_progress)
+                Self::build(backends::cpu(&options, memory::available_memory())?, &files, options, on_progress)
             }
-            Device::Cuda => {
-                let gpu = gpu.map_or_else(|| driver::open(options.gpu), Ok)?;
-                Self::build_cuda(gpu, &files, options, on_progress)
+            Device::Cuda | Device::Emulator => {
+                // The GPU that `Auto` has found is open.
+                let devices = match gpu.filter(|_| options.tensor_parallel <= 1) {
+                    Some(gpu) => vec![gpu],
+                    None => backends::cuda_devices(&EngineOptions { device, ..options.clone() })?,
+                };
+                Self::build(backends::cuda(devices, &options)?, &files, options, on_progress)
             }
-            Device::Emulator => Self::build_cuda(emulator(), &files, options, on_progress),
         }
-    }
-
-    /// On a device that runs CUDA kernels.
-    fn build_cuda(
-        device: Arc<dyn CudaDevice>,
-        files: &ModelFiles,
-        options: EngineOptions,
-        on_progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Self> {
-        // The emulator's memory is the machine's.
-        let owner = if options.device == Device::Emulator { Owner::Shared } else { Owner::Ours };
-        let memory = (usize::try_from(device.caps().free_bytes).ok(), owner);
-        let backend = cuda_backend(device, &options)?;
-        Self::build(backend, files, options, memory, on_progress)
     }
 
     /// As [`load`](Self::load), on this device that runs CUDA kernels: one of several GPUs, or, where `options.device` says so,
@@ -134,18 +123,20 @@ impl Engine {
     /// # Errors
     /// As for [`load`](Self::load).
     pub fn load_on(device: Arc<dyn CudaDevice>, path: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
-        Self::build_cuda(device, &ModelFiles::open(path.as_ref())?, options, &mut |_, _| {})
+        let files = ModelFiles::open(path.as_ref())?;
+        Self::build(backends::cuda(vec![device], &options)?, &files, options, &mut |_, _| {})
     }
 
-    /// Loads a model for `backend`, whose device has these bytes of memory, if that is known.
+    /// Loads a model on these backends, each of which gets its part.
     fn build<B: Backend + 'static>(
-        backend: B,
+        Backends { all: backends, memory }: Backends<B>,
         files: &ModelFiles,
         options: EngineOptions,
-        memory: (Option<usize>, Owner),
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let (mut plan, token_budget) = plan(&backend, files, &options, memory)?;
+        // No other has more to hold: it is the one with the biases of sums.
+        let first = Rank::first(backends.len());
+        let (mut plan, token_budget) = plan(&backends[0], files, first, &options, memory)?;
         let mut config = files.config().clone();
         if let Some(ids) = &options.eos_token_ids {
             config.eos_token_ids.clone_from(ids);
@@ -159,7 +150,7 @@ impl Engine {
         }
         let chat_template = ChatTemplate::of_model(files, options.tokenizer_path.as_deref())?;
         let pad_tokens = PadTokens::of_model(files, options.tokenizer_path.as_deref(), &tokenizer)?;
-        let info = backend.info();
+        let info = backends[0].info();
         let fingerprint = Fingerprint {
             weights: files.fingerprint()?,
             tokenizer: tokenizer.fingerprint().to_owned(),
@@ -170,13 +161,25 @@ impl Engine {
         };
         files.release_all();
 
-        let weights = WeightCost::new(&backend, files)?;
+        let weights = WeightCost::new(&backends[0], files, first)?;
         let max_seq_len = context(files, &options)?;
-        let decoder = Decoder::load(&backend, files, max_seq_len, on_progress)?;
-        files.release_all();
-        plan.weights = decoder.weight_bytes(&backend);
         let num_pages = plan.num_pages();
-        let runner = Box::new(BackendRunner::new(backend, decoder, &config, num_pages, token_budget)?);
+        let mut runners = Vec::with_capacity(first.count);
+        for (rank, backend) in first.all().zip(backends) {
+            let on_progress = &mut |done, total| on_progress(rank.index * total + done, rank.count * total);
+            let decoder = Decoder::load(&backend, files, rank, max_seq_len, on_progress)?;
+            files.release_all();
+            if rank == first {
+                plan.weights = decoder.weight_bytes(&backend);
+            }
+            let config = rank.config(&config)?;
+            runners.push(BackendRunner::new(backend, decoder, &config, rank.count, num_pages, token_budget)?);
+        }
+        let runner: Box<dyn Runner> = match runners.pop() {
+            Some(runner) if runners.is_empty() => Box::new(runner),
+            last => Box::new(Parallel::new(runners.into_iter().chain(last).collect())),
+        };
+        let device_name = if first.count == 1 { info.name } else { format!("{} x {}", first.count, info.name) };
         let unscaled_context = config.unscaled_context();
         let limits = Limits { max_seqs: memory.1.batch_size(options.max_batch_size), token_budget, unscaled_context };
         let scheduler = Scheduler::new(KvPool::new(num_pages, options.prefix_cache), limits);
@@ -188,7 +191,7 @@ impl Engine {
             fingerprint,
             plan,
             weights,
-            device_name: info.name,
+            device_name,
             max_seq_len,
             scheduler,
             runner,
@@ -203,17 +206,23 @@ impl Engine {
     /// # Errors
     /// As for [`load`](Self::load), but for the tokenizer's; never [`Error::OutOfMemory`].
     pub fn plan(files: &ModelFiles, options: &EngineOptions) -> Result<MemoryPlan> {
+        let first = Rank::first(options.tensor_parallel);
         match options.device {
-            Device::Auto | Device::Cpu => plan(&cpu_backend(options)?, files, options, (None, Owner::Shared)),
+            Device::Auto | Device::Cpu => {
+                plan(&backends::cpu(options, None)?.all[0], files, first, options, (None, Owner::Shared))
+            }
             Device::Cuda => {
                 let device = driver::open(options.gpu)?;
                 // As large as the device is, however little of it is free.
                 let memory = usize::try_from(device.caps().total_bytes).ok();
-                let backend = cuda_backend(device, options)?;
-                let unlimited = |_| plan(&backend, files, options, (None, Owner::Shared));
-                plan(&backend, files, options, (memory, Owner::Ours)).or_else(unlimited)
+                let backend = &backends::cuda_alone(device, options)?;
+                let unlimited = |_| plan(backend, files, first, options, (None, Owner::Shared));
+                plan(backend, files, first, options, (memory, Owner::Ours)).or_else(unlimited)
             }
-            Device::Emulator => plan(&cuda_backend(emulator(), options)?, files, options, (None, Owner::Shared)),
+            Device::Emulator => {
+                let backend = &backends::cuda(backends::cuda_devices(options)?, options)?.all[0];
+                plan(backend, files, first, options, (None, Owner::Shared))
+            }
         }
         .map(|(plan, _)| plan)
     }
@@ -400,24 +409,8 @@ impl Engine {
     /// of `outputs`, rows whose logits are wanted.
     pub fn cost(&self, sequences: &[(usize, usize)], outputs: usize) -> oc_kernels::ops::Cost {
         let token_bytes = self.plan.kv_cache / self.plan.kv_tokens.max(1);
-        self.weights.step(&self.config, token_bytes, sequences, outputs)
+        self.weights.step(token_bytes, sequences, outputs)
     }
-}
-
-/// The CPU backend: in bf16 where the processor has it, unless something else is asked for.
-fn cpu_backend(options: &EngineOptions) -> Result<CpuBackend> {
-    let best = if SimdLevel::detect() == SimdLevel::Avx512Bf16 { Dtype::Bf16 } else { Dtype::F32 };
-    let dtype = options.dtype.unwrap_or(best);
-    Ok(CpuBackend::new(CpuOptions { threads: options.threads.unwrap_or(0), dtype, level: None })?)
-}
-
-/// The CUDA kernels on `device`: in bf16 unless f16 is asked for.
-fn cuda_backend(device: Arc<dyn CudaDevice>, options: &EngineOptions) -> Result<CudaBackend> {
-    Ok(CudaBackend::new(device, options.dtype.unwrap_or(Dtype::Bf16))?.for_engine(options.cuda_graphs))
-}
-
-fn emulator() -> Arc<dyn CudaDevice> {
-    Arc::new(Emulator::new(EmulatorOptions::default()))
 }
 
 /// Longest context in tokens.
@@ -432,21 +425,23 @@ fn context(files: &ModelFiles, options: &EngineOptions) -> Result<usize> {
     }
 }
 
-/// Decides what is allocated on `backend`, whose device has these bytes of memory if that is known,
-/// and how many rows a step has.
+/// Decides what is allocated on `backend`, whose device has these bytes of memory if that is known, for the part of the
+/// model that it has as `rank`, and how many rows a step has.
 fn plan<B: Backend>(
     backend: &B,
     files: &ModelFiles,
+    rank: Rank,
     options: &EngineOptions,
     (available, owner): (Option<usize>, Owner),
 ) -> Result<(MemoryPlan, usize)> {
-    let config = files.config();
-    let (weights, storage) = (memory::weight_bytes(backend, files)?, backend.info().storage);
+    let config = &rank.config(files.config())?;
+    let (weights, storage) = (memory::weight_bytes(backend, files, rank)?, backend.info().storage);
+    let workspace = |rows| memory::workspace_bytes(config, rank.count, rows, storage);
     let left = available.map(|available| available.saturating_sub(weights));
-    let token_budget = owner.token_budget(options.token_budget, left, memory::workspace_bytes(config, 1, storage));
+    let token_budget = owner.token_budget(options.token_budget, left, workspace(1));
     let plan = MemoryPlan::new(
         weights,
-        memory::workspace_bytes(config, token_budget, storage),
+        workspace(token_budget),
         backend.kv_page_bytes(config.kv_layout(1)),
         context(files, options)?,
         options.kv_cache_bytes,

@@ -26,6 +26,7 @@
 //! - A request's result is the same to the bit whatever runs beside it; see [`Engine`].
 //! - The engine prints nothing, reads no environment variables, opens no connection, and runs no code from model files.
 
+mod backends;
 mod batch;
 mod convert;
 mod cost;
@@ -39,6 +40,8 @@ mod layers;
 mod load;
 mod memory;
 mod models;
+mod parallel;
+mod rank;
 mod replicas;
 mod request;
 mod runner;

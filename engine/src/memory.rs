@@ -4,6 +4,7 @@ use crate::{
     DEFAULT_BATCH_SIZE, Error, MlpKind, ModelConfig, ModelFiles, Result,
     layers::{Check, Count},
     models::decoder::Parameters,
+    rank::Rank,
 };
 use oc_kernels::{Backend, PAGE_SIZE, Storage};
 
@@ -112,31 +113,32 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes that the weights of `files` will take on `backend`. Every tensor that the decoder needs is found and its shape and
+/// Bytes that the weights of `files` will take on `backend`, or those of them that are the device's of `rank`. Every tensor that the decoder needs is found and its shape and
 /// format checked, but none is read.
 ///
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::TensorShape`] or [`Error::Unsupported`], naming the tensor.
-pub(crate) fn weight_bytes<B: Backend>(backend: &B, files: &ModelFiles) -> Result<usize> {
-    let parameters = Parameters::load(&Count(backend), files, &mut |_, _| {})?;
+pub(crate) fn weight_bytes<B: Backend>(backend: &B, files: &ModelFiles, rank: Rank) -> Result<usize> {
+    let parameters = Parameters::load(&Count(backend), files, rank, &mut |_, _| {})?;
     Ok(parameters.matrices().fold(0, |sum: usize, bytes| sum.saturating_add(*bytes)))
 }
 
 /// Everything that is missing or wrong among the tensors that the decoder of `files` needs, up to a limit.
 pub(crate) fn problems(files: &ModelFiles) -> Vec<Error> {
     let check = Check::default();
-    let ended = Parameters::load(&check, files, &mut |_, _| {}).err();
+    let ended = Parameters::load(&check, files, Rank::ALONE, &mut |_, _| {}).err();
     check.0.into_inner().into_iter().chain(ended).collect()
 }
 
-/// Bytes of activations for steps of `token_budget` tokens.
-pub(crate) fn workspace_bytes(config: &ModelConfig, token_budget: usize, storage: Storage) -> usize {
+/// Bytes of activations for steps of `token_budget` tokens; `config`: of the part that one of `devices` has.
+pub(crate) fn workspace_bytes(config: &ModelConfig, devices: usize, token_budget: usize, storage: Storage) -> usize {
     let heads = config.heads();
     // The CPU keeps the products of a gated layer beside its activations; a GPU does so only before biases.
     let mlp = if config.mlp == MlpKind::Gated && (storage == Storage::F32 || config.mlp_bias) { 3 } else { 1 }
         * config.intermediate_size;
     let embedded = if config.embedding_size == config.hidden_size { 0 } else { config.embedding_size };
-    let cols = 3 * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + mlp + embedded;
+    let parts = if devices == 1 { 0 } else { 1 + devices };
+    let cols = (3 + parts) * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + mlp + embedded;
     token_budget.saturating_mul(cols).saturating_mul(storage.bytes())
 }
 

@@ -39,6 +39,9 @@ pub struct EngineOptions {
     pub device: Device,
     /// Which GPU, from 0, where `device` is [`Device::Cuda`].
     pub gpu: usize,
+    /// Over how many devices the model is cut: GPUs from `gpu` on, or as many emulators or groups of threads. Sums of several
+    /// parts have other bits than one.
+    pub tensor_parallel: usize,
     /// What to compute in. `None`: bf16 where the device has it, else f32.
     pub dtype: Option<Dtype>,
     /// Worker threads of the CPU backend. `None`: one per core.
@@ -69,6 +72,7 @@ impl Default for EngineOptions {
             load_format: LoadFormat::Auto,
             device: Device::Auto,
             gpu: 0,
+            tensor_parallel: 1,
             dtype: None,
             threads: None,
             max_seq_len: None,

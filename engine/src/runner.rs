@@ -18,6 +18,8 @@ pub(crate) trait Runner: Send {
     fn collect(&mut self) -> Result<ForwardOutput>;
     /// Waits for all that is queued, and forgets the answers.
     fn forget(&mut self) -> Result<()>;
+    /// Lets no other device that shares the model wait for this one any more.
+    fn end_group(&self);
 }
 
 /// A decoder, its KV pool and its activations on one backend.
@@ -41,16 +43,18 @@ struct Queued<B: Backend> {
 }
 
 impl<B: Backend> BackendRunner<B> {
-    /// Allocates a pool of `num_pages` and room for steps of `token_budget` tokens.
+    /// Allocates a pool of `num_pages` and room for steps of `token_budget` tokens. `config`: of the decoder, which is the part
+    /// that one of `devices` has.
     pub fn new(
         backend: B,
         decoder: Decoder<B>,
         config: &ModelConfig,
+        devices: usize,
         num_pages: usize,
         token_budget: usize,
     ) -> Result<Self> {
         let kv = backend.kv_cache(config.kv_layout(num_pages))?;
-        let space = Workspace::new(&backend, config, token_budget)?;
+        let space = Workspace::new(&backend, config, devices, token_budget)?;
         Ok(Self { backend, decoder, kv, space, vocab_size: config.vocab_size, queued: VecDeque::new() })
     }
 }
@@ -90,6 +94,10 @@ impl<B: Backend> Runner for BackendRunner<B> {
 
     fn forget(&mut self) -> Result<()> {
         self.queued.drain(..).try_for_each(|pass| self.backend.collect(pass.answers).map(|_| ())).map_err(Into::into)
+    }
+
+    fn end_group(&self) {
+        self.backend.end_group();
     }
 }
 

@@ -260,6 +260,16 @@ impl PagedBatch {
     }
 }
 
+/// The number of parts, `[rows, cols]` each as `residual` is, that `x` is made of; [`Backend::add`] asks for one or more.
+pub(crate) fn parts((rows, cols): (usize, usize), x: (usize, usize)) -> Result<usize> {
+    let count = if rows == 0 { 1 } else { x.0 / rows };
+    if count > 0 && x == (count * rows, cols) {
+        return Ok(count);
+    }
+    let (found, wanted) = (format!("[{rows}, {cols}]"), format!("rows and columns of the parts of [{}, {}]", x.0, x.1));
+    Err(Error::Shape { what: "add: residual", found, wanted })
+}
+
 /// Checks what [`Backend::copy_pages`] asks of its pairs, in a pool of `num_pages`.
 pub(crate) fn check_page_copies(pairs: &[(u32, u32)], num_pages: usize) -> Result<()> {
     let mut written = HashSet::new();
@@ -499,7 +509,16 @@ pub trait Backend: Send + Sync {
     fn embedding(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
     /// `out[i] = x[rows[i]]`: keeps only the rows somebody asked for.
     fn gather_rows(&self, x: &Self::Tensor, rows: &[u32], out: &mut Self::Tensor) -> Result<()>;
-    /// `residual += x`, element by element. `x`, `residual: [rows, cols]`
+    /// Gathers the parts of all devices that [share a model](crate::collective) below one another, in their order. `x: [rows,
+    /// cols]`, `out: [devices * rows, cols]`
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] on a device that is in no group, [`crate::Error::GroupEnded`] where it has ended.
+    fn all_gather(&self, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
+    /// Ends the group that this device is in, if it is in one: no device of it waits for this one any more.
+    fn end_group(&self);
+    /// `residual[r] += x[r] + x[rows + r] + ...`, element by element, one part of `x` after the other; the sum is rounded
+    /// once. `residual: [rows, cols]`, `x: [parts * rows, cols]`
     fn add(&self, x: &Self::Tensor, residual: &mut Self::Tensor) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467).
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;

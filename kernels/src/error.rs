@@ -42,6 +42,9 @@ pub enum Error {
         /// What happened, where, and what to do where something can be done.
         message: String,
     },
+    /// A device that shares a model with others was waited for in vain, or would be.
+    #[error("another device that shares the model has failed\n\nhint: load the model again")]
+    GroupEnded,
     /// An allocation failed or would exceed the device's memory.
     #[error("{what} needs {bytes} bytes, which cannot be allocated on {device}")]
     OutOfMemory {

@@ -7,6 +7,7 @@
 
 mod backend;
 pub mod bench;
+pub mod collective;
 pub mod cpu;
 pub mod cuda;
 pub mod emulator;

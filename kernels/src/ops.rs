@@ -45,6 +45,7 @@ pub fn all<B: Backend>() -> Vec<Op<B>> {
         reference::embedding::op(),
         reference::gather_rows::op(),
         reference::add::op(),
+        reference::add::parts_op(),
         reference::rms_norm::op(),
         reference::add_rms_norm::op(),
         reference::layer_norm::op(),

@@ -1,6 +1,6 @@
 //! Grouped-query attention: the projections around [`Backend::attention`].
 
-use super::{Store, Weights};
+use super::{Parts, Store, Weights, add_product};
 use crate::{ModelConfig, Result};
 use oc_kernels::{Backend, Epilogue};
 
@@ -34,10 +34,10 @@ impl<M, V> Attention<M, V> {
         let bias = [("self_attn.q_proj.bias", q), ("self_attn.k_proj.bias", kv), ("self_attn.v_proj.bias", kv)];
         Ok(Self {
             scale: (heads.head_dim as f32).sqrt().recip(),
-            qkv: weights.matrix(&qkv, hidden)?,
-            qkv_bias: weights.biases(config.attention_bias, &bias)?,
-            output: weights.matrix(&[("self_attn.o_proj.weight", hidden)], q)?,
-            output_bias: weights.biases(config.attention_output_bias, &[("self_attn.o_proj.bias", hidden)])?,
+            qkv: weights.by_rows().matrix(&qkv, hidden)?,
+            qkv_bias: weights.by_rows().biases(config.attention_bias, &bias)?,
+            output: weights.by_cols().matrix(&[("self_attn.o_proj.weight", hidden)], q)?,
+            output_bias: weights.biases_of_sum(config.attention_output_bias, &[("self_attn.o_proj.bias", hidden)])?,
         })
     }
 
@@ -59,9 +59,15 @@ impl<M, V> Attention<M, V> {
         Ok(backend.attention(qkv, batch, layer, kv, self.scale, attended)?)
     }
 
-    /// Adds the output projection of `attended: [T, q_cols]` to `hidden: [T, hidden_size]`.
-    pub fn project<B: Backend<Weight = M, Tensor = V>>(&self, backend: &B, attended: &V, hidden: &mut V) -> Result<()> {
-        Ok(backend.linear(attended, &self.output, self.output_bias.as_ref(), Epilogue::Accumulate, hidden)?)
+    /// Adds the output projection of `attended: [T, q_cols]` to `hidden: [T, hidden_size]`, as [`add_product`].
+    pub fn project<B: Backend<Weight = M, Tensor = V>>(
+        &self,
+        backend: &B,
+        attended: &V,
+        parts: Option<&mut Parts<V>>,
+        hidden: &mut V,
+    ) -> Result<()> {
+        add_product(backend, attended, &self.output, self.output_bias.as_ref(), parts, hidden)
     }
 
     pub fn matrices(&self) -> [&M; 2] {

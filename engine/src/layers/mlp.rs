@@ -1,6 +1,6 @@
 //! The feed-forward part of a layer, gated or plain.
 
-use super::{Store, Weights};
+use super::{Parts, Store, Weights, add_product};
 use crate::{MlpKind, ModelConfig, Result};
 use oc_kernels::{Activation, Backend, Epilogue};
 
@@ -43,18 +43,19 @@ impl<M, V> Mlp<M, V> {
         let (hidden, inner, has_bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
         let (gate, gate_bias) = (("mlp.gate_proj.weight", inner), ("mlp.gate_proj.bias", inner));
         let (up, up_bias) = (("mlp.up_proj.weight", inner), ("mlp.up_proj.bias", inner));
+        let by_rows = weights.by_rows();
         let (up, up_bias) = match config.mlp {
             // One product with the gate as its epilogue, which has no room for biases.
-            MlpKind::Gated if !has_bias => (weights.gated(gate.0, up.0, inner, hidden)?, vec![]),
-            MlpKind::Gated => (weights.matrix(&[gate, up], hidden)?, vec![gate_bias, up_bias]),
-            MlpKind::Plain(_) => (weights.matrix(&[up], hidden)?, vec![up_bias]),
+            MlpKind::Gated if !has_bias => (by_rows.gated(gate.0, up.0, inner, hidden)?, vec![]),
+            MlpKind::Gated => (by_rows.matrix(&[gate, up], hidden)?, vec![gate_bias, up_bias]),
+            MlpKind::Plain(_) => (by_rows.matrix(&[up], hidden)?, vec![up_bias]),
         };
         Ok(Self {
             kind: config.mlp,
             up,
-            up_bias: weights.biases(has_bias, &up_bias)?,
-            down: weights.matrix(&[("mlp.down_proj.weight", hidden)], inner)?,
-            down_bias: weights.biases(has_bias, &[("mlp.down_proj.bias", hidden)])?,
+            up_bias: by_rows.biases(has_bias, &up_bias)?,
+            down: weights.by_cols().matrix(&[("mlp.down_proj.weight", hidden)], inner)?,
+            down_bias: weights.biases_of_sum(has_bias, &[("mlp.down_proj.bias", hidden)])?,
         })
     }
 
@@ -77,14 +78,15 @@ impl<M, V> Mlp<M, V> {
         }
     }
 
-    /// Adds the projection of the activations to `hidden: [T, hidden_size]`.
+    /// Adds the projection of the activations to `hidden: [T, hidden_size]`, as [`add_product`].
     pub fn project<B: Backend<Weight = M, Tensor = V>>(
         &self,
         backend: &B,
         space: &MlpSpace<V>,
+        parts: Option<&mut Parts<V>>,
         hidden: &mut V,
     ) -> Result<()> {
-        Ok(backend.linear(&space.inner, &self.down, self.down_bias.as_ref(), Epilogue::Accumulate, hidden)?)
+        add_product(backend, &space.inner, &self.down, self.down_bias.as_ref(), parts, hidden)
     }
 
     pub fn matrices(&self) -> [&M; 2] {

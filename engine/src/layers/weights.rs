@@ -1,8 +1,8 @@
 //! From named tensors of a model to parameters, shapes checked on the way: packed on a device, or only counted.
 
-use crate::{Error, ModelFiles, Result};
+use crate::{Error, ModelFiles, Result, Tensor, load::Share, rank::Rank};
 use oc_kernels::{Backend, WeightFormat};
-use std::cell::RefCell;
+use std::{borrow::Cow, cell::RefCell};
 
 /// What becomes of the parameters of a model.
 pub(crate) trait Store {
@@ -34,12 +34,14 @@ pub(crate) struct Part {
     name: String,
     format: WeightFormat,
     rows: usize,
+    /// Which share of the tensor it is, if not all of it; `rows` are the share's.
+    share: Option<Share>,
 }
 
 impl Part {
     /// `rows`: the first number of its shape.
     pub fn new(name: String, format: WeightFormat, rows: usize) -> Self {
-        Self { name, format, rows }
+        Self { name, format, rows, share: None }
     }
 }
 
@@ -47,13 +49,27 @@ impl Part {
 pub(crate) struct Weights<'a, S> {
     store: &'a S,
     files: &'a ModelFiles,
+    /// The device that the parameters are for.
+    rank: Rank,
+    /// The axis along which devices share what is asked for next.
+    axis: Option<usize>,
     prefix: String,
 }
 
 impl<'a, S: Store> Weights<'a, S> {
-    /// All tensors of a model.
-    pub fn new(store: &'a S, files: &'a ModelFiles) -> Self {
-        Self { store, files, prefix: String::new() }
+    /// All tensors of a model, for the device `rank`: sizes that are asked for are those of its own part.
+    pub fn new(store: &'a S, files: &'a ModelFiles, rank: Rank) -> Self {
+        Self { store, files, rank, axis: None, prefix: String::new() }
+    }
+
+    /// The same, of which each device has some rows (of vectors: some numbers).
+    pub fn by_rows(&self) -> Self {
+        Self { axis: Some(0), prefix: self.prefix.clone(), ..*self }
+    }
+
+    /// The same, of which each device has some columns.
+    pub fn by_cols(&self) -> Self {
+        Self { axis: Some(1), prefix: self.prefix.clone(), ..*self }
     }
 
     /// The tensors of one layer.
@@ -95,13 +111,42 @@ impl<'a, S: Store> Weights<'a, S> {
         has.then(|| self.vectors(parts)).transpose()
     }
 
+    /// As [`biases`](Self::biases), of a product that is the sum of all devices': one of them adds the bias.
+    pub fn biases_of_sum(&self, has: bool, parts: &[(&str, usize)]) -> Result<Option<S::Vector>> {
+        self.biases(has && self.rank.index == 0, parts)
+    }
+
     /// `len` ones.
     pub fn ones(&self, len: usize) -> Result<S::Vector> {
         self.store.ones(len)
     }
 
+    /// The tensor of which this device has a part of this shape.
     fn part(&self, name: &str, shape: &[usize]) -> Result<Part> {
-        self.store.part(self.files, format!("{}{name}", self.prefix), shape)
+        let name = format!("{}{name}", self.prefix);
+        let Some(axis) = self.axis.filter(|_| self.rank != Rank::ALONE) else {
+            return self.store.part(self.files, name, shape);
+        };
+        let Rank { index, count } = self.rank;
+        let mut whole = shape.to_vec();
+        whole[axis] *= count;
+        let part = self.store.part(self.files, name, &whole)?;
+        let share = Share { axis, index, count };
+        share.check(&part.name, part.format, &whole)?;
+        Ok(Part { rows: shape[0], share: Some(share), ..part })
+    }
+}
+
+/// The share of `whole` that `part` is.
+fn own<'a>(whole: &'a Tensor<'_>, part: &Part) -> Tensor<'a> {
+    match part.share {
+        Some(share) => whole.share(share),
+        None => Tensor {
+            data: Cow::Borrowed(&whole.data),
+            name: whole.name.clone(),
+            shape: whole.shape.clone(),
+            format: whole.format,
+        },
     }
 }
 
@@ -114,23 +159,25 @@ impl<B: Backend> Store for Pack<'_, B> {
 
     fn matrix(&self, files: &ModelFiles, parts: &[Part], _: usize) -> Result<B::Weight> {
         let tensors = parts.iter().map(|part| files.tensor(&part.name)).collect::<Result<Vec<_>>>()?;
-        let views = tensors.iter().map(|tensor| tensor.view()).collect::<Result<Vec<_>>>()?;
+        let own: Vec<_> = tensors.iter().zip(parts).map(|(tensor, part)| own(tensor, part)).collect();
+        let views = own.iter().map(|tensor| tensor.view()).collect::<Result<Vec<_>>>()?;
         let weight = self.0.weight(&views)?;
         tensors.iter().for_each(|tensor| files.release(tensor));
         Ok(weight)
     }
 
-    fn gated(&self, files: &ModelFiles, [gate, up]: &[Part; 2], _: usize) -> Result<B::Weight> {
-        let (gate, up) = (files.tensor(&gate.name)?, files.tensor(&up.name)?);
+    fn gated(&self, files: &ModelFiles, parts: &[Part; 2], _: usize) -> Result<B::Weight> {
+        let tensors = [files.tensor(&parts[0].name)?, files.tensor(&parts[1].name)?];
+        let [gate, up] = [own(&tensors[0], &parts[0]), own(&tensors[1], &parts[1])];
         let weight = self.0.gated_weight(&gate.view()?, &up.view()?)?;
-        [&gate, &up].into_iter().for_each(|tensor| files.release(tensor));
+        tensors.iter().for_each(|tensor| files.release(tensor));
         Ok(weight)
     }
 
     fn vector(&self, files: &ModelFiles, parts: &[Part]) -> Result<B::Tensor> {
         let mut values = Vec::new();
         for part in parts {
-            values.extend(files.tensor(&part.name)?.to_f32()?);
+            values.extend(own(&files.tensor(&part.name)?, part).to_f32()?);
         }
         Ok(self.0.upload(&values, 1, values.len())?)
     }

@@ -5,6 +5,7 @@ use crate::{
     Result,
     layers::{Part, Store},
     models::decoder::Parameters,
+    rank::Rank,
 };
 use half::bf16;
 use oc_kernels::ops::Rng;
@@ -32,7 +33,7 @@ impl ModelFiles {
         let config = ModelConfig::from_json(path, config, None)?;
         let mut files = Self { path: path.to_owned(), config, source: Source::Dummy(BTreeMap::new()) };
         let shapes = Shapes::default();
-        Parameters::load(&shapes, &files, &mut |_, _| {})?;
+        Parameters::load(&shapes, &files, Rank::ALONE, &mut |_, _| {})?;
         files.source = Source::Dummy(shapes.0.into_inner());
         Ok(files)
     }

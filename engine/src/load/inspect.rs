@@ -1,7 +1,7 @@
 //! The card of a model: what its files say, and everything in them that this engine refuses, without loading any of it.
 
 use super::{ModelConfig, ModelFiles, Source, gguf::Gguf, gguf_config, names, read_json, shards::Shards};
-use crate::{ChatTemplate, Error, Result, Tokenizer, memory};
+use crate::{ChatTemplate, Error, Result, Tokenizer, memory, rank::Rank};
 use oc_kernels::{
     Backend, Dtype, PAGE_SIZE,
     cpu::{CpuBackend, CpuOptions},
@@ -259,7 +259,7 @@ impl ModelCard {
             let need = CpuBackend::new(CpuOptions { threads: 1, dtype, level: None }).map_err(Error::from);
             let need = need.and_then(|backend| {
                 let kv_per_token = backend.kv_page_bytes(files.config().kv_layout(1)) / PAGE_SIZE;
-                Ok(MemoryNeed { dtype, weights: memory::weight_bytes(&backend, files)?, kv_per_token })
+                Ok(MemoryNeed { dtype, weights: memory::weight_bytes(&backend, files, Rank::ALONE)?, kv_per_token })
             });
             match need {
                 Ok(need) => self.memory.push(need),

@@ -11,9 +11,12 @@ mod map;
 mod names;
 mod safetensors;
 mod shards;
+mod share;
 mod torch_bin;
 
 pub use config::{MlpKind, ModelConfig, Norm, Positions, RopeScaling};
+pub(crate) use share::Share;
+
 pub use inspect::{FormatShare, MemoryNeed, ModelCard, TokenizerCard};
 
 use crate::{Error, Result, models::Rows};

@@ -4,7 +4,8 @@
 use crate::{
     ModelConfig, ModelFiles, Positions, Result,
     batch::{Asked, ForwardBatch},
-    layers::{Attention, AttentionSpace, Mlp, MlpSpace, Norm, Pack, Rotary, Store, Weights},
+    layers::{Attention, AttentionSpace, Mlp, MlpSpace, Norm, Pack, Parts, Rotary, Store, Weights},
+    rank::Rank,
 };
 use oc_kernels::{Backend, Epilogue, Heads};
 
@@ -32,7 +33,7 @@ struct Layer<M, V> {
 }
 
 impl<M, V> Parameters<M, V> {
-    /// Reads all that the configuration of `files` asks for into `store`. `on_progress(done, total)` counts layers.
+    /// Reads all that the configuration of `files` asks for into `store`, or the part of it that is the device's of `rank`. `on_progress(done, total)` counts layers.
     ///
     /// # Errors
     /// [`Error::MissingTensor`](crate::Error::MissingTensor), [`Error::TensorShape`](crate::Error::TensorShape) or
@@ -40,10 +41,11 @@ impl<M, V> Parameters<M, V> {
     pub fn load<S: Store<Matrix = M, Vector = V>>(
         store: &S,
         files: &ModelFiles,
+        rank: Rank,
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let config = files.config();
-        let weights = Weights::new(store, files);
+        let config = &rank.config(files.config())?;
+        let weights = Weights::new(store, files, rank);
         let (vocab, hidden, narrow) = (config.vocab_size, config.hidden_size, config.embedding_size);
         let matrix = |has: bool, name, rows, cols| has.then(|| weights.matrix(&[(name, rows)], cols)).transpose();
         let is_projected = narrow != hidden;
@@ -117,6 +119,8 @@ pub(crate) struct Workspace<B: Backend> {
     /// `[T, q_cols]`
     attended: B::Tensor,
     mlp: MlpSpace<B::Tensor>,
+    /// Where products of several devices meet.
+    parts: Option<Parts<B::Tensor>>,
     /// Where embeddings are projected. `[T, embedding_size]`
     embedded: Option<B::Tensor>,
     /// Rows of `hidden` that somebody asked for. `[T, hidden_size]`
@@ -131,8 +135,9 @@ pub(crate) struct Workspace<B: Backend> {
 }
 
 impl<B: Backend> Workspace<B> {
-    /// Room for `capacity` rows.
-    pub fn new(backend: &B, config: &ModelConfig, capacity: usize) -> Result<Self> {
+    /// Room for `capacity` rows; `config`: of the part that one of `devices` has.
+    pub fn new(backend: &B, config: &ModelConfig, devices: usize, capacity: usize) -> Result<Self> {
+        let parts = (devices > 1).then(|| Parts::new(backend, config.hidden_size, capacity, devices));
         let heads = config.heads();
         let is_projected = config.embedding_size != config.hidden_size;
         Ok(Self {
@@ -141,6 +146,7 @@ impl<B: Backend> Workspace<B> {
             qkv: backend.tensor(capacity, heads.qkv_cols())?,
             attended: backend.tensor(capacity, heads.q_cols())?,
             mlp: MlpSpace::new(backend, config, capacity)?,
+            parts: parts.transpose()?,
             embedded: is_projected.then(|| backend.tensor(capacity, config.embedding_size)).transpose()?,
             gathered: backend.tensor(capacity, config.hidden_size)?,
             gathered_attended: backend.tensor(capacity, heads.q_cols())?,
@@ -170,7 +176,7 @@ impl<B: Backend> Workspace<B> {
         for tensor in tensors.into_iter().chain(&mut self.embedded) {
             backend.set_rows(tensor, rows)?;
         }
-        self.mlp.set_rows(backend, rows)
+        self.set_mlp_rows(backend, rows)
     }
 
     /// Goes on with these rows of `hidden` and `attended` only.
@@ -181,7 +187,13 @@ impl<B: Backend> Workspace<B> {
         backend.gather_rows(&self.attended, rows, &mut self.gathered_attended)?;
         self.swap();
         backend.set_rows(&mut self.normed, rows.len())?;
-        self.mlp.set_rows(backend, rows.len())
+        self.set_mlp_rows(backend, rows.len())
+    }
+
+    /// Of what a layer writes from the output projection of its attention on.
+    fn set_mlp_rows(&mut self, backend: &B, rows: usize) -> Result<()> {
+        self.parts.iter_mut().try_for_each(|parts| parts.set_rows(backend, rows))?;
+        self.mlp.set_rows(backend, rows)
     }
 
     /// Normalises the residual stream itself.
@@ -193,17 +205,18 @@ impl<B: Backend> Workspace<B> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Packs the weights of `files` for contexts of up to `max_seq_len` tokens. `on_progress(done, total)` counts layers.
+    /// Packs the weights of `files`, or the part that is the device's of `rank`, for contexts of up to `max_seq_len` tokens. `on_progress(done, total)` counts layers.
     pub fn load(
         backend: &B,
         files: &ModelFiles,
+        rank: Rank,
         max_seq_len: usize,
         on_progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let config = files.config();
+        let config = rank.config(files.config())?;
         Ok(Self {
-            parameters: Parameters::load(&Pack(backend), files, on_progress)?,
-            rotary: Rotary::new(backend, config, max_seq_len)?,
+            parameters: Parameters::load(&Pack(backend), files, rank, on_progress)?,
+            rotary: Rotary::new(backend, &config, max_seq_len)?,
             heads: config.heads(),
             positions: config.positions,
             post_norm: config.post_norm,
@@ -272,16 +285,16 @@ impl<B: Backend> Decoder<B> {
             if index + 1 == layers.len() && asked.rows.len() < rows {
                 space.keep_rows(backend, &asked.rows)?;
             }
-            layer.attention.project(backend, &space.attended, &mut space.hidden)?;
+            layer.attention.project(backend, &space.attended, space.parts.as_mut(), &mut space.hidden)?;
             if self.post_norm {
                 space.renorm(backend, &layer.attention_norm)?;
                 layer.mlp.widen(backend, &space.hidden, &mut space.mlp)?;
-                layer.mlp.project(backend, &space.mlp, &mut space.hidden)?;
+                layer.mlp.project(backend, &space.mlp, space.parts.as_mut(), &mut space.hidden)?;
                 space.renorm(backend, &layer.mlp_norm)?;
             } else {
                 layer.mlp_norm.forward(backend, &space.hidden, &mut space.normed)?;
                 layer.mlp.widen(backend, &space.normed, &mut space.mlp)?;
-                layer.mlp.project(backend, &space.mlp, &mut space.hidden)?;
+                layer.mlp.project(backend, &space.mlp, space.parts.as_mut(), &mut space.hidden)?;
             }
         }
         Ok(())

@@ -2,9 +2,12 @@
 
 use super::threads::Threads;
 
-/// `residual += x`, element by element.
+/// `residual += x[0] + x[1] + ...`, element by element, where `x` is made of parts as long as `residual`.
 pub(super) fn add(threads: &Threads, x: &[f32], residual: &mut [f32]) {
+    let len = residual.len();
     threads.for_rows(residual, 1, |first, residual| {
-        residual.iter_mut().zip(&x[first..]).for_each(|(residual, x)| *residual += x);
+        for part in x.chunks_exact(len) {
+            residual.iter_mut().zip(&part[first..]).for_each(|(residual, x)| *residual += x);
+        }
     });
 }

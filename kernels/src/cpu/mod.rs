@@ -31,7 +31,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{
     Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result,
-    RotarySegment, Sampling, Storage, WeightFormat, WeightView, backend::check_page_copies,
+    RotarySegment, Sampling, Storage, WeightFormat, WeightView,
+    backend::{check_page_copies, parts},
+    collective::{Member, alone, kind_of_group},
 };
 use linear::PackedWeight;
 
@@ -66,6 +68,8 @@ pub struct CpuBackend {
     threads: Threads,
     /// Products of gate and up, kept from one layer to the next.
     products: Mutex<Vec<f32>>,
+    /// The place among the backends that share a model.
+    member: Option<Member>,
 }
 
 impl CpuBackend {
@@ -89,7 +93,13 @@ impl CpuBackend {
         let threads = if options.threads == 0 { available() } else { options.threads };
         let threads =
             Threads::new(threads).map_err(|e| Error::Unsupported(format!("cannot start {threads} threads: {e}")))?;
-        Ok(Self { level, dtype: options.dtype, threads, products: Mutex::default() })
+        Ok(Self { level, dtype: options.dtype, threads, products: Mutex::default(), member: None })
+    }
+
+    /// One of the backends that share a model.
+    #[must_use]
+    pub fn in_group(self, member: Member) -> Self {
+        Self { member: Some(member), ..self }
     }
 
     /// The vector instructions in use.
@@ -168,7 +178,7 @@ impl Backend for CpuBackend {
         let level = self.level.name();
         DeviceInfo {
             name: format!("cpu ({level}, {} threads)", self.threads()),
-            kind: format!("cpu/{level}"),
+            kind: kind_of_group(format!("cpu/{level}"), self.member.as_ref().map(Member::count)),
             dtype: self.dtype,
             storage: Storage::F32,
         }
@@ -242,8 +252,24 @@ impl Backend for CpuBackend {
         gather_rows::gather_rows(x.data(), x.cols, rows, out.data_mut())
     }
 
+    fn all_gather(&self, x: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
+        let member = self.member.as_ref().ok_or_else(alone)?;
+        expect("all_gather: output", out.shape(), (member.count() * x.rows, x.cols))?;
+        member.all_gather(bytemuck::cast_slice(x.data()).to_vec(), |parts| {
+            let out: &mut [u8] = bytemuck::cast_slice_mut(out.data_mut());
+            out.copy_from_slice(&parts.concat());
+            Ok(())
+        })
+    }
+
+    fn end_group(&self) {
+        if let Some(member) = &self.member {
+            member.end();
+        }
+    }
+
     fn add(&self, x: &CpuTensor, residual: &mut CpuTensor) -> Result<()> {
-        expect("add: residual", residual.shape(), x.shape())?;
+        parts(residual.shape(), x.shape())?;
         add::add(&self.threads, x.data(), residual.data_mut());
         Ok(())
     }

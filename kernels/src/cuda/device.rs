@@ -3,7 +3,7 @@
 //! Device memory is addressed by plain numbers, as in the driver's API. Nothing a safe caller does with them reaches
 //! memory of the host: a kernel that leaves its buffers is a fault of the device, which the next call reports.
 
-use std::sync::Arc;
+use std::{ffi::c_void, sync::Arc};
 
 use crate::Result;
 
@@ -123,6 +123,15 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// As for [`Device::upload`].
     fn synchronize(&self) -> Result<()>;
+
+    /// Gives `work` the stream of NVIDIA's runtime, for a library that queues work of its own.
+    ///
+    /// # Errors
+    /// Whatever `work` returns; [`crate::Error::Unsupported`] on a device that has none, which is the default.
+    fn with_stream(&self, what: &str, work: &mut dyn FnMut(*mut c_void) -> Result<()>) -> Result<()> {
+        let _ = work;
+        Err(crate::Error::Unsupported(format!("{what}: {} has no stream of NVIDIA's", self.caps().name)))
+    }
 
     /// Records what `work` launches, without running it, as one graph that can be run many times. `work` must not
     /// allocate, copy from or to the host, or synchronise.

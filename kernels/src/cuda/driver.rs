@@ -511,6 +511,12 @@ impl Device for CudaDevice {
         self.0.wait("waiting for the GPU")
     }
 
+    fn with_stream(&self, what: &str, work: &mut dyn FnMut(*mut c_void) -> Result<()>) -> Result<()> {
+        // The context is this thread's, and nothing else is queued meanwhile.
+        let _state = self.0.enter(what, false)?;
+        work(self.0.stream.cast())
+    }
+
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {
         let inner = &self.0;
         let mut state = inner.enter("recording a graph", false)?;

@@ -5,6 +5,7 @@
 
 mod activate;
 mod add;
+mod all_gather;
 mod answers;
 mod arch;
 mod attention;
@@ -34,12 +35,15 @@ mod weight;
 
 use std::sync::{Arc, Mutex, Weak};
 
-pub use self::{answers::CudaAnswers, batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor, weight::CudaWeight};
+pub use self::{
+    all_gather::Peer, answers::CudaAnswers, batch::CudaBatch, kv_cache::CudaKvCache, tensor::CudaTensor,
+    weight::CudaWeight,
+};
 
 use self::{batch::Lists, device::Device, replay::Graphs, scratch::ScratchPool};
 use crate::{
     Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Error, Heads, KvLayout, PagedBatch, Result,
-    RotarySegment, Sampling, Storage, WeightFormat, WeightView,
+    RotarySegment, Sampling, Storage, WeightFormat, WeightView, collective::kind_of_group,
 };
 
 /// The decoder's operations on one device.
@@ -51,6 +55,8 @@ pub struct CudaBackend {
     scratch: ScratchPool,
     /// Whether steps of generated tokens are recorded and replayed.
     replays: bool,
+    /// The place among the devices that share a model.
+    peer: Option<Box<dyn Peer>>,
     graphs: Mutex<Graphs>,
     /// Indices that came along with the latest batch.
     resident: Mutex<Weak<Lists>>,
@@ -80,7 +86,7 @@ impl CudaBackend {
         };
         let scratch = ScratchPool::new(&device, false);
         let (graphs, resident) = (Mutex::default(), Mutex::default());
-        Ok(Self { device, dtype, storage, scratch, replays: false, graphs, resident })
+        Ok(Self { device, dtype, storage, scratch, replays: false, peer: None, graphs, resident })
     }
 
     /// Keeps the memory that operations need for a while, as an engine wants it: after the largest step nothing is allocated
@@ -88,6 +94,12 @@ impl CudaBackend {
     #[must_use]
     pub fn for_engine(self, replays: bool) -> Self {
         Self { scratch: ScratchPool::new(&self.device, true), replays, ..self }
+    }
+
+    /// One of the devices that share a model.
+    #[must_use]
+    pub fn in_group(self, peer: Box<dyn Peer>) -> Self {
+        Self { peer: Some(peer), ..self }
     }
 
     /// The device.
@@ -122,7 +134,10 @@ impl Backend for CudaBackend {
         let (major, minor) = caps.compute;
         DeviceInfo {
             name: caps.name.clone(),
-            kind: format!("cuda/{major}.{minor}/compute_80"),
+            kind: kind_of_group(
+                format!("cuda/{major}.{minor}/compute_80"),
+                self.peer.as_ref().map(|peer| peer.count()),
+            ),
             dtype: self.dtype,
             storage: self.storage,
         }
@@ -141,7 +156,7 @@ impl Backend for CudaBackend {
     }
 
     fn download(&self, tensor: &CudaTensor) -> Result<Vec<f32>> {
-        tensor.download(&self.device)
+        tensor.download(&*self.device)
     }
 
     fn weight(&self, parts: &[WeightView<'_>]) -> Result<CudaWeight> {
@@ -190,6 +205,16 @@ impl Backend for CudaBackend {
 
     fn gather_rows(&self, x: &CudaTensor, rows: &[u32], out: &mut CudaTensor) -> Result<()> {
         self.launch_gather_rows(x, rows, out)
+    }
+
+    fn all_gather(&self, x: &CudaTensor, out: &mut CudaTensor) -> Result<()> {
+        self.gather_parts(x, out)
+    }
+
+    fn end_group(&self) {
+        if let Some(peer) = &self.peer {
+            peer.end();
+        }
     }
 
     fn add(&self, x: &CudaTensor, residual: &mut CudaTensor) -> Result<()> {

@@ -75,22 +75,56 @@ impl CudaTensor {
     ///
     /// # Errors
     /// As for [`Device::download`].
-    pub(super) fn download(&self, device: &Arc<dyn Device>) -> Result<Vec<f32>> {
-        let (width, stride) = (self.cols * self.storage.bytes(), self.stride() * self.storage.bytes());
+    pub(super) fn download(&self, device: &dyn Device) -> Result<Vec<f32>> {
         let mut out = Vec::with_capacity(self.rows * self.cols);
+        decode(&self.download_bytes(device)?, self.storage, &mut out);
+        Ok(out)
+    }
+
+    /// As [`Self::download`], as they are kept.
+    ///
+    /// # Errors
+    /// As for [`Device::download`].
+    pub(super) fn download_bytes(&self, device: &dyn Device) -> Result<Vec<u8>> {
+        let (width, stride) = (self.cols * self.storage.bytes(), self.stride_bytes());
+        let mut bytes = vec![0; self.rows * width];
         if width == stride {
-            let mut bytes = vec![0; self.rows * width];
             device.download(self.ptr(), &mut bytes)?;
-            decode(&bytes, self.storage, &mut out);
         } else {
             // Row by row: the padding may never have been written.
-            let mut bytes = vec![0; width];
-            for row in 0..self.rows {
-                device.download(self.ptr() + (row * stride) as u64, &mut bytes)?;
-                decode(&bytes, self.storage, &mut out);
+            for (row, bytes) in bytes.chunks_exact_mut(width).enumerate() {
+                device.download(self.ptr() + (row * stride) as u64, bytes)?;
             }
         }
-        Ok(out)
+        Ok(bytes)
+    }
+
+    /// Replaces the rows from `first` on by what [`Self::download_bytes`] gave of rows as long.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for rows that are not there; as for [`Device::upload`].
+    pub(super) fn upload_bytes(&self, device: &dyn Device, first: usize, bytes: &[u8]) -> Result<()> {
+        let (width, stride) = (self.cols * self.storage.bytes(), self.stride_bytes());
+        if first * width + bytes.len() > self.rows * width {
+            let found = format!("{} bytes from row {first} on", bytes.len());
+            return Err(Error::Shape {
+                what: "upload",
+                found,
+                wanted: format!("part of [{}, {}]", self.rows, self.cols),
+            });
+        }
+        if width == stride {
+            return device.upload(bytes, self.ptr() + (first * stride) as u64);
+        }
+        for (row, bytes) in bytes.chunks_exact(width).enumerate() {
+            device.upload(bytes, self.ptr() + ((first + row) * stride) as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes from one row to the next.
+    pub(super) fn stride_bytes(&self) -> usize {
+        self.stride() * self.storage.bytes()
     }
 
     /// Sets the row count.

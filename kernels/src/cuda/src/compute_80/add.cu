@@ -1,7 +1,7 @@
-// Addition of one matrix to another: `residual += x`.
+// Addition of the parts of one matrix to another: `residual += x[0] + x[1] + ...`, in this order, rounded once.
 //
-// Floor: bytes. Both are read and the sum is written: 6 bytes an element.
-// Shape: one thread per 16 bytes, row after row: two loads and one store of 16 bytes.
+// Floor: bytes. All are read and the sum is written: 4 bytes an element and 2 more for each part.
+// Shape: one thread per 16 bytes, row after row: a load of 16 bytes for each part and the residual, and one store.
 //
 // budget: registers 40
 // sass: LDG.E.128 STG.E.128
@@ -9,24 +9,26 @@
 
 constexpr u32 THREADS = 256;
 
-// Rows of `cols` elements that are `stride` apart, a multiple of 8.
+// Rows of `cols` elements that are `stride` apart, a multiple of 8; `rows` of them in the residual and in each part.
 template <class T>
-__device__ __forceinline__ void add(const u16 *x, u16 *residual, u32 rows, u32 cols, u32 stride) {
+__device__ __forceinline__ void add(const u16 *x, u16 *residual, u32 rows, u32 cols, u32 stride, u32 parts) {
     const Piece at = piece(rows, cols);
     if (!at.inside) return;
     const u64 offset = u64(at.row) * stride + at.col;
     float sum[CHUNK], v[CHUNK];
     load_chunk<T>(residual + offset, at.count, at.whole, sum);
-    load_chunk<T>(x + offset, at.count, at.whole, v);
+    for (u32 part = 0; part < parts; part++) {
+        load_chunk<T>(x + u64(part) * rows * stride + offset, at.count, at.whole, v);
 #pragma unroll
-    for (u32 i = 0; i < CHUNK; i++) sum[i] += v[i];
+        for (u32 i = 0; i < CHUNK; i++) sum[i] += v[i];
+    }
     store_chunk<T>(residual + offset, at.count, at.whole, sum);
 }
 
 #define KERNELS(NAME, T)                                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        add_##NAME(const u16 *x, u16 *residual, u32 rows, u32 cols, u32 stride) {                                      \
-        add<T>(x, residual, rows, cols, stride);                                                                       \
+        add_##NAME(const u16 *x, u16 *residual, u32 rows, u32 cols, u32 stride, u32 parts) {                           \
+        add<T>(x, residual, rows, cols, stride, parts);                                                                \
     }
 KERNELS(bf16, Bf16)
 KERNELS(f16, F16)
