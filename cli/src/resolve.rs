@@ -17,10 +17,19 @@ pub struct Model {
     pub path: PathBuf,
     /// How to load it.
     pub options: EngineOptions,
-    /// How many GPUs answer a share of the questions each.
-    pub num_gpus: usize,
+    /// How many GPUs share the questions.
+    pub gpus: Gpus,
     /// For the record.
     pub config: ModelConfig,
+}
+
+/// The GPUs that a model runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpus {
+    /// How many there are.
+    pub count: usize,
+    /// Over how many of them the model is cut, which divides `count`; `None`: as few as it needs.
+    pub cut: Option<usize>,
 }
 
 /// One model of an evaluation.
@@ -276,8 +285,8 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
         seed: settings.sampling.seed,
         ..common(args, env)?
     };
-    let num_gpus = num_gpus(&args.model);
-    let model = settings.path.map(|path| Model { path, options, num_gpus, config: settings.config });
+    let gpus = gpus(&args.model)?;
+    let model = settings.path.map(|path| Model { path, options, gpus, config: settings.config });
     Ok(Evaluation { config, model })
 }
 
@@ -333,12 +342,23 @@ pub fn model(
     // What is worth knowing of its arguments was said above.
     let config = record(args, given, &mut Vec::new())?;
     kwargs::tokenizer(&args.tokenizer_kwargs, notes)?;
-    Ok(Some(Model { path, options, num_gpus: num_gpus(args), config }))
+    Ok(Some(Model { path, options, gpus: gpus(args)?, config }))
 }
 
 /// The GPUs that were asked for. What OpenCompass's own configurations say is what a model needs there, and only recorded.
-fn num_gpus(args: &ModelArgs) -> usize {
-    args.num_gpus.unwrap_or(1).max(1)
+///
+/// # Errors
+/// A model cut over a number that does not divide theirs.
+fn gpus(args: &ModelArgs) -> Result<Gpus> {
+    let cut = args.tensor_parallel_size;
+    let count = args.num_gpus.filter(|count| *count > 0).or(cut).unwrap_or(1);
+    match cut {
+        Some(size) if !count.is_multiple_of(size) => Err(Error::input(
+            format!("--tensor-parallel-size {size} does not divide --num-gpus {count}"),
+            format!("every copy of the model takes {size} GPUs: use a multiple of {size}, or another size"),
+        )),
+        cut => Ok(Gpus { count, cut }),
+    }
 }
 
 /// How to load a model that is not among the arguments. `max_seq_len`: prompt and output together.
@@ -401,6 +421,7 @@ fn options(
         prefix_cache: !args.no_prefix_cache,
         cuda_graphs: !args.enforce_eager,
         async_scheduling: !args.no_async_scheduling,
+        tensor_parallel: gpus(args)?.cut.unwrap_or(1),
         ..default
     })
 }
@@ -498,6 +519,24 @@ mod tests {
         assert_eq!((evaluation.config.max_seq_len, evaluation.config.batch_size), (Some(100), 4));
         assert_eq!((model.config.num_gpus, model.config.tokenizer_path.as_deref()), (1, Some(here)));
         assert_eq!(notes, [""; 0]);
+    }
+
+    #[test]
+    fn a_model_is_cut_over_a_divisor_of_the_gpus() {
+        let gpus = |tail: &str| {
+            let here = env!("CARGO_MANIFEST_DIR");
+            eval(&format!("--hf-path {here} {tail}")).map(|(evaluation, _)| {
+                let model = evaluation.model.unwrap();
+                (model.gpus, model.options.tensor_parallel)
+            })
+        };
+        let of = |count, cut: Option<usize>| (Gpus { count, cut }, cut.unwrap_or(1));
+        assert_eq!(gpus("").unwrap(), of(1, None));
+        assert_eq!(gpus("--hf-num-gpus 4").unwrap(), of(4, None));
+        assert_eq!(gpus("--num-gpus 4 --tensor-parallel-size 2").unwrap(), of(4, Some(2)));
+        assert_eq!(gpus("--tensor-parallel-size 2").unwrap(), of(2, Some(2)));
+        let refused = format!("{:?}", gpus("--num-gpus 4 --tensor-parallel-size 3").unwrap_err());
+        assert!(refused.contains("--tensor-parallel-size 3 does not divide --num-gpus 4"), "{refused}");
     }
 
     #[test]

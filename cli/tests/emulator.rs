@@ -37,3 +37,11 @@ fn the_emulator_answers_as_the_processor_does_and_so_do_several() {
         assert!(differ.is_empty(), "{flags}: {differ:?}");
     }
 }
+
+/// The sums of two parts round otherwise than one: that `qwen2` answers alike is again its result, and not a rule.
+#[test]
+fn a_model_cut_over_two_devices_answers_alike_however_often_it_is_loaded() {
+    let cut = predictions("--device emulator --num-gpus 2 --tensor-parallel-size 2");
+    assert_eq!(predictions("--device emulator --num-gpus 4 --tensor-parallel-size 2"), cut);
+    assert_eq!(predictions("--device emulator"), cut);
+}

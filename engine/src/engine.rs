@@ -12,7 +12,7 @@ use crate::{
     memory::{self, Owner},
     models::decoder::Decoder,
     parallel::Parallel,
-    rank::Rank,
+    rank::{self, Rank},
     runner::{BackendRunner, Runner},
     scheduler::{Limits, Scheduler, Step},
     sequence::{Forbidden, Job, Progress, Work},
@@ -225,6 +225,21 @@ impl Engine {
             }
         }
         .map(|(plan, _)| plan)
+    }
+
+    /// Over how many GPUs a model has to be cut at least, of `most`, so that its parts fit: a divisor of `most`, and 1 on
+    /// anything but GPUs, whose memory is the machine's.
+    ///
+    /// # Errors
+    /// As for [`plan`](Self::plan); [`Error::OutOfMemory`] when `most` are too few.
+    pub fn fewest_gpus(files: &ModelFiles, options: &EngineOptions, most: usize) -> Result<usize> {
+        if options.device != Device::Cuda {
+            return Ok(1);
+        }
+        let device = driver::open(options.gpu)?;
+        let free = usize::try_from(device.caps().free_bytes).ok();
+        let backend = backends::cuda_alone(device, options)?;
+        rank::fewest(most, |first| plan(&backend, files, first, options, (free, Owner::Ours)).map(|_| ()))
     }
 
     /// Continues every request and returns the outputs in the order of the requests.

@@ -5,6 +5,24 @@
 
 use crate::{Error, ModelConfig, Result};
 
+/// The fewest devices, of the divisors of `most`, each of which `fits` its part.
+///
+/// # Errors
+/// Why the largest number that the model can be cut over is too small; what else `fits` refuses.
+pub(crate) fn fewest(most: usize, fits: impl Fn(Rank) -> Result<()>) -> Result<usize> {
+    let mut too_large = None;
+    for count in (1..=most).filter(|count| most.is_multiple_of(*count)) {
+        match fits(Rank::first(count)) {
+            Ok(()) => return Ok(count),
+            Err(error @ Error::OutOfMemory { .. }) => too_large = Some(error),
+            // It cannot be cut so; over more devices it may.
+            Err(Error::Unsupported { .. }) if too_large.is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(too_large.unwrap_or(Error::Unsupported { what: "a model on no GPU".into(), hint: "use one at least".into() }))
+}
+
 /// One of `count` devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rank {
@@ -48,5 +66,31 @@ impl Rank {
             intermediate_size: config.intermediate_size / self.count,
             ..config.clone()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_cut_over_as_few_devices_as_hold_it() {
+        let out_of_memory = || Error::OutOfMemory { what: "the model", needed: 2, available: 1, hint: String::new() };
+        let not_so = || Error::Unsupported { what: "a model".into(), hint: String::new() };
+        // Needs `least`, and cannot be cut over 3.
+        let fits = |least: usize| {
+            move |rank: Rank| match rank.count {
+                3 => Err(not_so()),
+                count if count < least => Err(out_of_memory()),
+                _ => Ok(()),
+            }
+        };
+        assert_eq!(fewest(1, fits(1)).unwrap(), 1);
+        assert_eq!(fewest(8, fits(1)).unwrap(), 1);
+        assert_eq!(fewest(8, fits(2)).unwrap(), 2);
+        assert_eq!(fewest(8, fits(3)).unwrap(), 4);
+        assert_eq!(fewest(6, fits(3)).unwrap(), 6);
+        assert!(matches!(fewest(4, fits(5)), Err(Error::OutOfMemory { .. })));
+        assert!(matches!(fewest(4, |_| Err(not_so())), Err(Error::Unsupported { .. })));
     }
 }

@@ -31,23 +31,35 @@ fn load(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Engine
     load_on(model, model.options.clone(), terminal)
 }
 
-/// Loads a model on as many GPUs as it is to run on.
+/// Loads a model on as many GPUs as it is to run on: as often as it fits.
 fn load_replicas(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Replicas> {
     let mut options = model.options.clone();
     resolve_device(&mut options);
-    let count = if options.device == Device::Cpu { 1 } else { model.num_gpus };
-    let load = |gpu| load_on(model, EngineOptions { gpu, ..options.clone() }, terminal);
-    Ok(Replicas::new((0..count).map(load).collect::<oc_engine::Result<_>>()?))
+    let resolve::Gpus { count, cut } = model.gpus;
+    if cut.is_none() && count > 1 {
+        options.tensor_parallel = Engine::fewest_gpus(&open(model)?, &options, count)?;
+        if options.tensor_parallel > 1 {
+            tracing::info!("the model is cut over {} GPUs: it does not fit fewer", options.tensor_parallel);
+        }
+    }
+    let cut = options.tensor_parallel;
+    let groups = if options.device == Device::Cpu { 1 } else { count / cut };
+    let load = |group| load_on(model, EngineOptions { gpu: group * cut, ..options.clone() }, terminal);
+    Ok(Replicas::new((0..groups).map(load).collect::<oc_engine::Result<_>>()?))
+}
+
+fn open(model: &resolve::Model) -> oc_engine::Result<ModelFiles> {
+    match model.options.load_format {
+        LoadFormat::Auto => ModelFiles::open(&model.path),
+        LoadFormat::Dummy => ModelFiles::dummy(&model.path),
+    }
 }
 
 fn load_on(model: &resolve::Model, options: EngineOptions, terminal: &Terminal) -> oc_engine::Result<Engine> {
-    let files = match options.load_format {
-        LoadFormat::Auto => ModelFiles::open(&model.path)?,
-        LoadFormat::Dummy => {
-            tracing::warn!("{} gets random weights: its answers mean nothing", model.path.display());
-            ModelFiles::dummy(&model.path)?
-        }
-    };
+    if options.load_format == LoadFormat::Dummy {
+        tracing::warn!("{} gets random weights: its answers mean nothing", model.path.display());
+    }
+    let files = open(model)?;
     let is_given = options.max_seq_len.is_some();
     let engine = load_files(files, options, terminal)?;
     let (wanted, trained) = (engine.max_seq_len(), engine.config().max_position_embeddings);
