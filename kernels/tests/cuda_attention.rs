@@ -368,7 +368,9 @@ fn prompts_read_each_visible_key_once_per_tile_without_bank_conflicts() {
             for start in (first..end).step_by(tile_rows / group) {
                 let tile_end = end.min(start + tile_rows / group);
                 let rows = (tile_end - start) * group;
-                bytes += rows * head_dim * 2 + tile_end * 2 * head_dim * 2;
+                // Blocks are brought whole, as far as the context goes.
+                let keys = tile_end.next_multiple_of(block).min(end);
+                bytes += rows * head_dim * 2 + keys * 2 * head_dim * 2;
                 blocks += 1;
                 // A warp multiplies up to the block that its last row ends in.
                 for first_row in (0..rows).step_by(warp_rows) {
@@ -385,6 +387,60 @@ fn prompts_read_each_visible_key_once_per_tile_without_bank_conflicts() {
         assert_eq!(counters.global_written_bytes, (95 * num_heads * head_dim * 2) as u64, "{heads:?}");
         assert_eq!((counters.bank_conflicts, counters.local_bytes), (0, 0), "{heads:?}");
     }
+}
+
+/// Questions behind a common prefix: the last rows of several share a tile, and each has the bits that it has alone.
+#[test]
+fn prompts_that_share_a_tile_have_the_bits_they_have_alone() {
+    for heads in HEADS {
+        for dtype in DTYPES {
+            let mut fixture = Fixture::new(dtype, heads);
+            let question = |stream: u64, shared, own: usize| Seq { shared, ..prompt(stream, own, shared + own) };
+            let seqs = [
+                question(1, 320, 3),
+                question(2, 320, 2),
+                question(3, 304, 5),
+                question(4, 272, 1),
+                question(5, 320, 67),
+                question(6, 0, 3),
+            ];
+            let alone: Vec<_> = seqs.iter().map(|seq| fixture.run(&[*seq], 1, Rest::Poison).remove(0)).collect();
+            for (seq, alone) in seqs.iter().zip(&alone) {
+                let (error, tolerance) = (fixture.error(seq, alone), fixture.tolerance());
+                assert!(error <= tolerance, "{seq:?} of {heads:?}: error {error:e} above {tolerance:e}");
+            }
+            let together = fixture.run(&seqs, 2, Rest::Poison);
+            for ((seq, alone), together) in seqs.iter().zip(&alone).zip(&together) {
+                assert_eq!(bits(together), bits(alone), "{seq:?} of {heads:?} in {}", dtype.name());
+            }
+            // Nor does one that is damaged reach the others.
+            for with in [f32::NAN, f32::INFINITY] {
+                fixture.damage = Some((2, with));
+                let together = fixture.run(&seqs, 3, Rest::Poison);
+                for ((seq, alone), together) in
+                    seqs.iter().zip(&alone).zip(&together).filter(|((seq, _), _)| seq.stream != 2)
+                {
+                    assert_eq!(bits(together), bits(alone), "{seq:?} of {heads:?} beside {with}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_common_prefix_is_brought_once_for_all_rows_of_a_tile() {
+    let heads = heads(8, 2, 128);
+    let fixture = Fixture::counting(Dtype::Bf16, heads);
+    // Four times 6 tokens of four heads: one warp each. 320 common keys, and a page's worth of one's own.
+    let seqs: Vec<_> = (0..4).map(|i| Seq { shared: 320, ..prompt(1 + i, 6, 326) }).collect();
+    fixture.run(&seqs, 1, Rest::Unwritten);
+    let counters = fixture.counters("attention_prompt");
+    let (key, query) = (2 * 128 * 2, 4 * 128 * 2);
+    assert_eq!((counters.blocks, counters.async_bytes), (2, 2 * ((320 + 4 * 6) * key + 4 * 6 * query)));
+    // Every warp multiplies the blocks of its own sequence only.
+    let products = 6 * 2 * 2 * 8 * 8;
+    assert_eq!(counters.mma(), 2 * 4 * products);
+    assert_eq!((counters.bank_conflicts, counters.local_bytes), (0, 0));
 }
 
 #[test]

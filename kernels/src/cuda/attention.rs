@@ -6,6 +6,7 @@
 use super::{
     CudaBackend, CudaBatch, CudaKvCache, CudaTensor,
     attention_plan::Plan,
+    attention_tiles::Tile,
     device::{Arg, DevicePtr, Launch, Module},
     expect, modules,
     scratch::Scratch,
@@ -106,7 +107,8 @@ impl Attention {
                 list.resize(room, NO_ITEM);
             }
         }
-        for items in [&plan.prompt, &plan.narrow, &plan.wide] {
+        words.extend(plan.prompt.as_flattened().as_flattened());
+        for items in [&plan.narrow, &plan.wide] {
             words.extend(items.as_flattened());
         }
         words.extend(plan.members.as_flattened());
@@ -124,7 +126,7 @@ impl Attention {
     /// Appends the tables of pages to the words that the other lists begin.
     pub fn push_tables(&mut self, words: &mut Vec<u32>) {
         self.tables = words.len();
-        words.extend(&self.plan.tables);
+        words.extend(&self.plan.tables.0);
     }
 
     /// Says where those words are on the device.
@@ -152,8 +154,17 @@ impl Attention {
         self.word(4 * (before + first))
     }
 
+    /// Items' worth of tiles.
+    fn num_prompt(&self) -> usize {
+        self.plan.prompt.as_flattened().len()
+    }
+
     fn num_items(&self) -> usize {
-        self.plan.prompt.len() + self.plan.narrow.len() + self.plan.wide.len()
+        self.num_prompt() + self.plan.narrow.len() + self.plan.wide.len()
+    }
+
+    fn tile(&self, first: usize) -> Arg {
+        self.item(0, first * size_of::<Tile>() / size_of::<[u32; 4]>())
     }
 
     fn members(&self) -> Arg {
@@ -192,16 +203,16 @@ impl CudaBackend {
         let pool = [Arg::Ptr(keys), Arg::Ptr(values), work.tables()];
 
         let rows = work.kernels.rows;
-        // Behind the stages, the prompt kernel notes how many keys each row and each of four warps sees.
-        let shared_bytes = work.kernels.shared_bytes(rows) + rows as u32 * 4 + 4 * 8;
+        // Behind the stages, the prompt kernel notes which keys each row and each of four warps sees, and where they stand.
+        let shared_bytes = work.kernels.shared_bytes(rows) + rows as u32 * 4 + 4 * 16 + 8;
         for (first, items) in grids(work.plan.prompt.len()) {
             let pointers = [qkv.ptr(), out.ptr()].map(Arg::Ptr);
             let tail = [Arg::U32(out.stride() as u32), scale_log2];
-            let args = [&pointers[..], &pool, &[work.item(0, first)], &sizes, &tail].concat();
+            let args = [&pointers[..], &pool, &[work.tile(first)], &sizes, &tail].concat();
             self.attend(work, "attention_prompt", [heads.num_kv_heads, items], shared_bytes, &args)?;
         }
         let partials = [work.partial_out.ptr(), work.partial_stats.ptr()].map(Arg::Ptr);
-        let (prompts, narrow) = (work.plan.prompt.len(), work.plan.narrow.len());
+        let (prompts, narrow) = (work.num_prompt(), work.plan.narrow.len());
         let kinds = [
             ("attention_wide", &work.plan.wide, prompts + narrow, work.kernels.shared_bytes(rows)),
             ("attention_narrow", &work.plan.narrow, prompts, work.kernels.shared_bytes(16)),

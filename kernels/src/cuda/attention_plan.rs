@@ -3,6 +3,7 @@
 //! A list decides which rows share a read of the keys, never what a row computes: prompt rows walk blocks of keys from the
 //! first, generated rows walk ranges of [`RANGE`] keys at absolute positions, whoever stands beside them.
 
+use super::attention_tiles::{Tile, tiles};
 use crate::{PAGE_SIZE, PagedBatch};
 
 /// Keys of a range: generated tokens attend to each range on its own. `RANGE` in `attention_decode.cuh`.
@@ -10,15 +11,32 @@ pub(super) const RANGE: usize = 256;
 /// Rows of the kernel whose warps share them.
 const NARROW_ROWS: usize = 16;
 /// Tables of pages are padded to a multiple of this: the pages of a block of 64 keys.
-const TABLE_ALIGN: usize = 4;
+pub(super) const TABLE_ALIGN: usize = 4;
+/// `PAGE_ID_BITS` in `attention.cuh`.
+pub(super) const PAGE_ID_BITS: u32 = 27;
+
+/// Pages one behind the other, as the kernels read them: id, and how many of its keys there are.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Tables(pub Vec<u32>);
+
+impl Tables {
+    /// Appends `pages`, which hold `keys` keys, padded to a multiple of [`TABLE_ALIGN`] with pages of none; returns their place.
+    pub fn push(&mut self, pages: &[u32], keys: usize) -> u32 {
+        let place = self.0.len() as u32;
+        let counts = (0..pages.len()).map(|page| keys.saturating_sub(page * PAGE_SIZE).min(PAGE_SIZE) as u32);
+        self.0.extend(pages.iter().zip(counts).map(|(page, count)| page | count << PAGE_ID_BITS));
+        self.0.resize(self.0.len().next_multiple_of(TABLE_ALIGN), 0);
+        place
+    }
+}
 
 /// The work of one step.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Plan {
-    /// Page ids of the sequences, each padded to a multiple of [`TABLE_ALIGN`] with pages that are not read.
-    pub tables: Vec<u32>,
-    /// Tiles of prompt rows, the longest walk first: `[place in tables, first token, its position, tokens]`.
-    pub prompt: Vec<[u32; 4]>,
+    /// Of the sequences, and of those that share tiles.
+    pub tables: Tables,
+    /// Tiles of prompt rows, the longest walk first.
+    pub prompt: Vec<Tile>,
     /// Ranges that serve up to [`NARROW_ROWS`] rows: `[place in tables, end of the keys, first member, members]`.
     pub narrow: Vec<[u32; 4]>,
     /// Ranges that serve more rows.
@@ -33,17 +51,10 @@ impl Plan {
     /// rows (tokens × `group`).
     pub fn new(batch: &PagedBatch, group: usize, tile_rows: usize) -> Self {
         let mut plan = Self::default();
-        let places: Vec<u32> = (0..batch.num_seqs()).map(|seq| plan.push_table(batch.pages(seq))).collect();
-        let tile_tokens = tile_rows / group;
-        for seq in (0..batch.num_seqs()).filter(|seq| !batch.is_generated(*seq)) {
-            let (start, end) = (batch.cu_seqlens_q[seq] as usize, batch.cu_seqlens_q[seq + 1] as usize);
-            plan.prompt.extend((start..end).step_by(tile_tokens).map(|token| {
-                let tokens = tile_tokens.min(end - token);
-                [places[seq], token as u32, batch.positions[token], tokens as u32]
-            }));
-        }
-        plan.prompt.sort_by_key(|[_, _, position, tokens]| std::cmp::Reverse(position + tokens));
-        plan.push_ranges(batch, &places, group, tile_tokens);
+        let place = |seq| plan.tables.push(batch.pages(seq), batch.seq_lens[seq] as usize);
+        let places: Vec<u32> = (0..batch.num_seqs()).map(place).collect();
+        plan.prompt = tiles(batch, &places, &mut plan.tables, group, tile_rows);
+        plan.push_ranges(batch, &places, group, tile_rows / group);
         plan
     }
 
@@ -55,13 +66,6 @@ impl Plan {
     /// Generated tokens.
     pub fn num_members(&self) -> usize {
         self.members.len().saturating_sub(1)
-    }
-
-    fn push_table(&mut self, pages: &[u32]) -> u32 {
-        let place = self.tables.len() as u32;
-        self.tables.extend(pages);
-        self.tables.resize(self.tables.len().next_multiple_of(TABLE_ALIGN), 0);
-        place
     }
 
     /// Members and their ranges. A range whose pages are the same in several sequences, from the first page on, is one item
@@ -144,24 +148,6 @@ mod tests {
     }
 
     #[test]
-    fn prompts_are_cut_at_tokens_and_the_longest_walk_comes_first() {
-        let batch = PagedBatch {
-            positions: (10..15).chain(0..2).chain(100..101).collect(),
-            slot_mapping: vec![crate::NO_SLOT; 8],
-            cu_seqlens_q: vec![0, 5, 7, 8],
-            seq_lens: vec![15, 2, 101],
-            block_table: vec![5, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 7, 8, 9],
-            block_table_stride: 7,
-            ..PagedBatch::default()
-        };
-        batch.check(10).unwrap();
-        let plan = Plan::new(&batch, 3, 8);
-        assert_eq!(plan.prompt, [[8, 7, 100, 1], [0, 4, 14, 1], [0, 2, 12, 2], [0, 0, 10, 2], [4, 5, 0, 2]]);
-        assert_eq!(plan.tables, [5, 0, 0, 0, 6, 0, 0, 0, 1, 2, 3, 4, 7, 8, 9, 0]);
-        assert_eq!((plan.num_members(), plan.num_slots()), (0, 0));
-    }
-
-    #[test]
     fn every_range_of_every_member_is_served_once() {
         let cases: [&[(u32, u32, u32)]; 4] = [
             &[(0, 100, 1), (0, 200, 256), (0, 300, 257)],
@@ -187,8 +173,12 @@ mod tests {
                         let context = batch.seq_lens[*token as usize] as usize;
                         assert_eq!(end, context.min((range + 1) * RANGE), "{item:?}, context {context}");
                         let walked = range * RANGE / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-                        let table = &plan.tables[place..];
-                        assert_eq!(table[walked.clone()], batch.pages(*token as usize)[walked], "{item:?}");
+                        let table = &plan.tables.0[place..][walked.clone()];
+                        let ids = table.iter().map(|entry| entry & ((1 << PAGE_ID_BITS) - 1));
+                        assert!(ids.eq(batch.pages(*token as usize)[walked].iter().copied()), "{item:?}");
+                        // All keys up to the end are there, and none behind it.
+                        let keys: u32 = table.iter().map(|entry| entry >> PAGE_ID_BITS).sum();
+                        assert_eq!(keys as usize, end - range * RANGE, "{item:?}");
                     }
                 }
                 assert!(served.iter().all(|n| *n == 1), "{served:?}");

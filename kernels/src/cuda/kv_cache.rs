@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    attention_plan::PAGE_ID_BITS,
     device::{Device, DeviceBuffer, DevicePtr},
     tensor::encode,
 };
@@ -29,6 +30,12 @@ impl CudaKvCache {
     pub(super) fn new(device: &Arc<dyn Device>, layout: KvLayout, storage: Storage) -> Result<Self> {
         let KvLayout { num_layers, num_kv_heads, head_dim, num_pages } = layout;
         let factors = [2, num_layers, num_kv_heads, PAGE_SIZE, head_dim, storage.bytes(), num_pages];
+        if num_pages > 1 << PAGE_ID_BITS {
+            let most = 1 << PAGE_ID_BITS;
+            return Err(Error::Unsupported(format!(
+                "a KV cache of {num_pages} pages; the CUDA kernels count to {most}"
+            )));
+        }
         let bytes = factors.into_iter().fold(1_usize, usize::saturating_mul);
         Ok(Self { buffer: DeviceBuffer::new(device, "the KV cache", bytes)?, layout, storage })
     }

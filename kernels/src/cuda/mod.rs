@@ -10,6 +10,7 @@ mod answers;
 mod arch;
 mod attention;
 mod attention_plan;
+mod attention_tiles;
 mod batch;
 mod copy_pages;
 pub mod device;

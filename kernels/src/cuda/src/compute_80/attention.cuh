@@ -10,9 +10,10 @@
 // their product with the values; the row sum adds them before that rounding, in f32: each of four lanes sums its own
 // columns, block after block, and the four are added at the end.
 //
-// Keys at or behind `end` are not read (their slots may never have been written): cp.async fills in zeros, for values too,
-// since 0 · NaN would not vanish. For the same reason a NaN or an infinity among the values of a later token of the same
-// sequence reaches those earlier rows that stand in a tile with it: such a sequence is damaged as a whole.
+// Keys behind the context are not read (their slots may never have been written): the table says how many of a page there
+// are, and cp.async fills in zeros, for values too, since 0 · NaN would not vanish. For the same reason a NaN or an infinity
+// among the values of a later token of the same sequence reaches those earlier rows that walk a block with it: such a sequence
+// is damaged as a whole.
 #pragma once
 #include "ptx.cuh"
 
@@ -26,8 +27,9 @@ constexpr u32 CHUNK = 8;
 struct Pool {
     const u16 *keys;    // [pages][num_kv_heads][PAGE][D]
     const u16 *values;  // the same
-    const u32 *tables;  // page ids, each sequence's padded to a multiple of 4
+    const u32 *tables;  // pages of sequences, padded to a multiple of 4: id | keys in it << 27
 };
+constexpr u32 PAGE_ID_BITS = 27;
 
 // `D`: elements of a head. `TILES`: 16-row tiles a warp owns. `SHARED_ROWS`: the four warps hold the same rows, one tile, and
 // share out the columns of the output; otherwise each has rows of its own and all columns.
@@ -81,18 +83,19 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
         }
     }
 
-    // Brings one block of keys and values. A warp loads a page, one run of memory, or a part of it.
-    static __device__ __forceinline__ void load_block(u32 stage, const Pool &pool, u32 page, u32 num_kv_heads, u32 kv_head,
-                                                      u32 first_key, u32 end) {
+    // Brings one block of keys and values. A warp loads a page, one run of memory, or a part of it: `entry` of the table.
+    static __device__ __forceinline__ void load_block(u32 stage, const Pool &pool, u32 entry, u32 num_kv_heads, u32 kv_head) {
         constexpr u32 PART = PAGE * PAGES / WARPS;  // keys a warp loads
-        const u32 lane = Attention::lane();
-        const u32 first = warp() * PART;
+        const u32 thread = opaque(threadIdx.x), lane = thread % WARP;
+        const u32 first = thread / WARP * PART, page = entry & ((1u << PAGE_ID_BITS) - 1), count = entry >> PAGE_ID_BITS;
         const u64 from = ((u64(page) * num_kv_heads + kv_head) * PAGE + first % PAGE) * D + lane * CHUNK;
         const u16 *const keys = pool.keys + from, *const values = pool.values + from;
+        // Of this lane's chunks, how many are of keys that are there.
+        const int left = int(count - first % PAGE) * int(CHUNKS) - int(lane);
 #pragma unroll
         for (u32 i = 0; i < PART * CHUNKS / WARP; i++) {
             const u32 at = lane + i * WARP, key = first + at / CHUNKS;
-            const u32 to = stage + place(key, at % CHUNKS), bytes = first_key + key < end ? 16 : 0;
+            const u32 to = stage + place(key, at % CHUNKS), bytes = int(i * WARP) < left ? 16 : 0;
             cp_async(to, keys + i * WARP * CHUNK, bytes);
             cp_async(to + BLOCK_BYTES, values + i * WARP * CHUNK, bytes);
         }
@@ -237,31 +240,31 @@ template <class T, u32 D, u32 TILES, bool SHARED_ROWS> struct Attention {
         }
     }
 
-    // Walks the keys `first_key..end`, `first_key` a multiple of BLOCK, of the sequence whose pages stand at `table`. The
+    // Walks the keys `first_key..visible.end()`, `first_key` a multiple of BLOCK, of the pages at `visible.table()`. The
     // queries must be on their way, in no committed group. `visible.row(r)` keys are seen by row `r` of this block, at least
-    // `visible.fewest()` by every row of this warp, and at most `visible.most()`: 0 where it has none. Afterwards the stages,
-    // and the queries of this warp, are free.
+    // `visible.fewest()` by every row of this warp, and of the block of keys at `k` some if `visible.any(k)`. Afterwards the
+    // stages, and the queries of this warp, are free.
     template <class Visible>
-    __device__ __forceinline__ void walk(u32 queries, const Pool &pool, u32 table, u32 num_kv_heads, u32 kv_head,
-                                         u32 first_key, u32 end, Visible visible, float scale_log2) {
+    __device__ __forceinline__ void walk(u32 queries, const Pool &pool, u32 num_kv_heads, u32 kv_head, u32 first_key,
+                                         Visible visible, float scale_log2) {
         clear();
         const u32 stages = queries + QUERY_BYTES;
-        u32 stage = stages, page = table + first_key / PAGE + warp() * PAGES / WARPS;
-        load_block(stage, pool, pool.tables[page], num_kv_heads, kv_head, first_key, end);
+        const auto entry = [&](u32 key) { return pool.tables[visible.table() + key / PAGE + warp() * PAGES / WARPS]; };
+        u32 stage = stages;
+        load_block(stage, pool, entry(first_key), num_kv_heads, kv_head);
         cp_async_commit();
-        for (u32 key = first_key; key < end; key += BLOCK) {
-            const bool more = key + BLOCK < end;
-            page += PAGES;
-            const u32 next = more ? pool.tables[page] : 0;
+        for (u32 key = first_key; key < visible.end(); key += BLOCK) {
+            const bool more = key + BLOCK < visible.end();
+            const u32 next = more ? entry(key + BLOCK) : 0;
             // This block has arrived, and all warps are done with the one before, whose place the next one takes.
             cp_async_wait<0>();
             __syncthreads();
             const u32 other = 2 * stages + 2 * BLOCK_BYTES - stage;
             if (more) {
-                load_block(other, pool, next, num_kv_heads, kv_head, key + BLOCK, end);
+                load_block(other, pool, next, num_kv_heads, kv_head);
                 cp_async_commit();
             }
-            if (key < visible.most()) step(queries, stage, key, visible, scale_log2);
+            if (visible.any(key)) step(queries, stage, key, visible, scale_log2);
             stage = other;
         }
 #pragma unroll

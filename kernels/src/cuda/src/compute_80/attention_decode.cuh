@@ -20,12 +20,14 @@ struct Member {
 
 // All rows of a block see the same keys.
 struct DecodeVisible {
-    u32 end;
+    u32 first_page, keys;
     bool any_row;
 
-    __device__ __forceinline__ u32 row(u32) const { return end; }
-    __device__ __forceinline__ u32 fewest() const { return end; }
-    __device__ __forceinline__ u32 most() const { return any_row ? end : 0; }
+    __device__ __forceinline__ u32 table() const { return first_page; }
+    __device__ __forceinline__ u32 end() const { return keys; }
+    __device__ __forceinline__ u32 row(u32) const { return keys; }
+    __device__ __forceinline__ u32 fewest() const { return keys; }
+    __device__ __forceinline__ bool any(u32) const { return any_row; }
 };
 
 // `items`: {place in the table of pages, end of the keys, first member, members}, nothing to do for no members; all members see all keys of the range that
@@ -48,8 +50,7 @@ __device__ __forceinline__ void attention_decode(const u16 *qkv, float *partial_
         return row < rows ? qkv + u64(members[row / group].token) * qkv_stride + (kv_head * group + row % group) * D : nullptr;
     });
     Rows a;
-    a.walk(queries, pool, item.x, num_kv_heads, kv_head, range * RANGE, end, DecodeVisible{end, first_row < rows},
-           scale_log2);
+    a.walk(queries, pool, num_kv_heads, kv_head, range * RANGE, DecodeVisible{item.x, end, first_row < rows}, scale_log2);
 
     const u32 lane = Rows::lane();
 #pragma unroll

@@ -6,7 +6,7 @@
 // `TILES`: 16-row tiles a warp owns where each has rows of its own. `BLOCKS`: blocks an SM that registers must allow.
 #define ATTENTION_OF(NAME, T, D, TILES, BLOCKS)                                                                        \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_prompt_##NAME(                             \
-        const u16 *qkv, u16 *out, const u16 *keys, const u16 *values, const u32 *tables, const uint4 *tiles,           \
+        const u16 *qkv, u16 *out, const u16 *keys, const u16 *values, const u32 *tables, const Tile *tiles,            \
         u32 num_kv_heads, u32 group, u32 qkv_stride, u32 out_stride, float scale_log2) {                               \
         attention_prompt<T, D, TILES>(qkv, out, {keys, values, tables}, tiles, num_kv_heads, group, qkv_stride,        \
                                       out_stride, scale_log2);                                                         \

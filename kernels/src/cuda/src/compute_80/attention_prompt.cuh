@@ -12,41 +12,78 @@
 #include "attention.cuh"
 
 // Keys that each row sees, and each warp: in shared memory, since the walk has no registers for them.
-// `u32 [ROWS]`, then for each warp the fewest and the most.
+// `u32 [ROWS]`, then for each warp the fewest, the most, and where a gap of how many keys begins; then the table and its end.
 template <class Rows> struct PromptVisible {
     u32 address;
-    static constexpr u32 BYTES = Rows::ROWS * 4 + WARPS * 8;
 
     __device__ __forceinline__ u32 row(u32 row) const { return load_shared_u32(address + row * 4); }
-    __device__ __forceinline__ u32 warp() const { return address + Rows::ROWS * 4 + Rows::warp() * 8; }
+    __device__ __forceinline__ u32 warp() const { return address + Rows::ROWS * 4 + Rows::warp() * 16; }
+    __device__ __forceinline__ u32 block() const { return address + Rows::ROWS * 4 + WARPS * 16; }
+    __device__ __forceinline__ u32 table() const { return load_shared_u32(block()); }
+    __device__ __forceinline__ u32 end() const { return load_shared_u32(block() + 4); }
     __device__ __forceinline__ u32 fewest() const { return load_shared_u32(warp()); }
-    __device__ __forceinline__ u32 most() const { return load_shared_u32(warp() + 4); }
+    __device__ __forceinline__ bool any(u32 key) const {
+        return key < load_shared_u32(warp() + 4) && key - load_shared_u32(warp() + 8) >= load_shared_u32(warp() + 12);
+    }
 };
 
-// `tiles`: {place in the table of pages, first token, its position, tokens}. `qkv`: [tokens, qkv_stride], of which a row is
-// [q: num_heads · D | k | v]; `out`: [tokens, out_stride].
+// What a warp computes: some of the `rows()` rows (tokens × heads of the group) that its sequence has in the tile.
+struct Part {
+    u32 token;     // of the first of those rows
+    u32 position;  // of that token in the tile's table
+    u32 packed;    // first row of the warp | rows << 16
+    u32 gap;       // keys behind the common ones that are other sequences', a multiple of 64
+
+    __device__ __forceinline__ u32 first() const { return packed & 0xffff; }
+    __device__ __forceinline__ u32 rows() const { return packed >> 16; }
+    // Keys up to that of a row.
+    __device__ __forceinline__ u32 visible(u32 row, u32 group) const { return position + 1 + min(row, rows() - 1) / group; }
+};
+
+// The work of a block.
+struct Tile {
+    u32 table;   // place in the table of pages
+    u32 end;     // keys to walk
+    u32 common;  // the first so many are those of all its sequences, a multiple of 64
+    u32 unused;
+    Part parts[WARPS];
+};
+
+// `tiles: [gridDim.y]`. `qkv`: [tokens, qkv_stride], of which a row is [q: num_heads · D | k | v]; `out`: [tokens, out_stride].
 template <class T, u32 D, u32 TILES>
-__device__ __forceinline__ void attention_prompt(const u16 *qkv, u16 *out, Pool pool, const uint4 *tiles, u32 num_kv_heads,
+__device__ __forceinline__ void attention_prompt(const u16 *qkv, u16 *out, Pool pool, const Tile *tiles, u32 num_kv_heads,
                                                  u32 group, u32 qkv_stride, u32 out_stride, float scale_log2) {
     using Rows = Attention<T, D, TILES, false>;
     extern __shared__ __align__(128) uint4 shared[];
     const u32 queries = shared_address(shared);
     const PromptVisible<Rows> visible{queries + Rows::SHARED_BYTES};
     const u32 kv_head = blockIdx.x, first_row = Rows::first_row();
-    const uint4 tile = tiles[blockIdx.y];
-    const u32 position = tile.z, rows = tile.w * group;
+    // Read again rather than kept: the walk needs the registers.
+    const auto tile = [&]() -> const Tile & { return tiles[opaque(blockIdx.y)]; };
     Rows::load_queries(queries, qkv, [&](u32 row) {
-        return row < rows ? qkv + u64(tile.y + row / group) * qkv_stride + (kv_head * group + row % group) * D : nullptr;
+        const Part part = tile().parts[row / Rows::WARP_ROWS];
+        const u32 at = part.first() + row % Rows::WARP_ROWS;
+        return at < part.rows() ? qkv + u64(part.token + at / group) * qkv_stride + (kv_head * group + at % group) * D : nullptr;
     });
-    for (u32 row = threadIdx.x; row < Rows::ROWS; row += THREADS)
-        store_shared(visible.address + row * 4, position + 1 + min(row, rows - 1) / group);
-    const u32 last_row = min(first_row + Rows::WARP_ROWS, rows) - 1;
-    if (Rows::lane() == 0) {
-        store_shared(visible.warp(), position + 1 + first_row / group);
-        store_shared(visible.warp() + 4, first_row < rows ? position + 1 + last_row / group : 0);
+    for (u32 row = threadIdx.x; row < Rows::ROWS; row += THREADS) {
+        const Part part = tile().parts[row / Rows::WARP_ROWS];
+        store_shared(visible.address + row * 4, part.visible(part.first() + row % Rows::WARP_ROWS, group));
     }
+    if (Rows::lane() == 0) {
+        const Part part = tile().parts[Rows::warp()];
+        const u32 first = part.first();
+        store_shared(visible.warp(), part.visible(first, group));
+        store_shared(visible.warp() + 4, first < part.rows() ? part.visible(first + Rows::WARP_ROWS - 1, group) : 0);
+        store_shared(visible.warp() + 8, tile().common);
+        store_shared(visible.warp() + 12, part.gap);
+    }
+    if (threadIdx.x == 0) {
+        store_shared(visible.block(), tile().table);
+        store_shared(visible.block() + 4, tile().end);
+    }
+    __syncthreads();
     Rows a;
-    a.walk(queries, pool, tile.x, num_kv_heads, kv_head, 0, position + tile.w, visible, scale_log2);
+    a.walk(queries, pool, num_kv_heads, kv_head, 0, visible, scale_log2);
 
     // Through shared memory, so that rows are written 16 bytes a lane. A warp's rows are its own.
     const u32 lane = Rows::lane();
@@ -63,12 +100,11 @@ __device__ __forceinline__ void attention_prompt(const u16 *qkv, u16 *out, Pool 
             }
         }
     __syncwarp();
-    // Read again rather than kept: the walk needs the registers.
-    const uint4 done = tiles[blockIdx.y];
-    for (u32 at = lane; at < Rows::WARP_ROWS * Rows::CHUNKS; at += WARP) {
-        const u32 row = first_row + at / Rows::CHUNKS, chunk = at % Rows::CHUNKS;
-        if (row >= done.w * group) break;
-        u16 *const to = out + u64(done.y + row / group) * out_stride + (kv_head * group + row % group) * D + chunk * CHUNK;
-        *reinterpret_cast<uint4 *>(to) = load_shared(queries + Rows::place(row, chunk));
+    const Part part = tile().parts[Rows::warp()];
+    for (u32 i = lane; i < Rows::WARP_ROWS * Rows::CHUNKS; i += WARP) {
+        const u32 row = i / Rows::CHUNKS, chunk = i % Rows::CHUNKS, at = part.first() + row;
+        if (at >= part.rows()) break;
+        u16 *const to = out + u64(part.token + at / group) * out_stride + (kv_head * group + at % group) * D + chunk * CHUNK;
+        *reinterpret_cast<uint4 *>(to) = load_shared(queries + Rows::place(first_row + row, chunk));
     }
 }
