@@ -4,7 +4,7 @@ use oc_engine::{
     ConvertOptions, Dtype, Engine, EngineOptions, Error, ModelFiles, Request, ScoreRequest, Tokenizer, convert,
 };
 use oc_kernels::WeightFormat;
-use oc_tests::{checkpoint, fixture, gguf, model, reference};
+use oc_tests::{checkpoint, fixture, gguf, model, reference, sentencepiece, shared};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -195,39 +195,79 @@ fn numbers_that_half_precision_cannot_hold_are_refused() {
     assert_eq!(entries(dir.path()), ["in"]);
 }
 
-/// A folder whose tokenizer is a SentencePiece model keeps it, and says so.
-#[test]
-fn sentencepiece_models_stay_what_they_are() {
+/// A folder whose tokenizer is this SentencePiece model, converted: where it is, and what was noted.
+fn with_model(model: &Path) -> (tempfile::TempDir, PathBuf, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("in");
     converted(&checkpoint("llama-tied"), &input, &ConvertOptions::default()).unwrap();
     fs::remove_file(input.join("tokenizer.json")).unwrap();
     fs::remove_file(input.join("tokenizer_config.json")).unwrap();
-    fs::copy(fixture("sentencepiece").join("llama.model"), input.join("tokenizer.model")).unwrap();
+    fs::copy(model, input.join("tokenizer.model")).unwrap();
     let output = dir.path().join("out");
     let done = converted(&input, &output, &ConvertOptions::default()).unwrap();
-    assert!(done.notes.iter().any(|note| note.contains("stays a SentencePiece model")), "{:?}", done.notes);
-    let ids = |path: &PathBuf, text: &str| Tokenizer::open(path).unwrap().encode(text, true).unwrap();
-    for row in reference("llama").encodings {
-        assert_eq!(ids(&input, &row.text), ids(&output, &row.text));
+    (dir, output, done.notes)
+}
+
+/// Beside a SentencePiece model there is a `tokenizer.json` that gives the ids, and the texts, of the reference library: on its
+/// fuzzed corpus, and for InternLM on all of C-Eval.
+#[test]
+fn sentencepiece_models_become_a_tokenizer_json() {
+    let internlm = shared("data/internlm/tokenizer.model").zip(shared("data/ceval/formal_ceval"));
+    let tiny = |name: &'static str| (name, fixture("sentencepiece").join(format!("{name}.model")));
+    let real = internlm.as_ref().map(|(model, _)| ("internlm", model.clone()));
+    for (name, model) in ["llama", "symbols"].map(tiny).into_iter().chain(real) {
+        let (_dir, output, notes) = with_model(&model);
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+        assert!(output.join("tokenizer.model").is_file());
+        let tokenizer = Tokenizer::open(&output.join("tokenizer.json")).unwrap();
+        sentencepiece::check(name, &tokenizer);
+        if let Some((_, ceval)) = internlm.as_ref().filter(|_| name == "internlm") {
+            sentencepiece::check_ceval(&tokenizer, ceval);
+        }
+        // Special tokens too, and what is put around a text.
+        let before = Tokenizer::open(&model).unwrap();
+        for text in ["", "<s>a</s> b<unk>c", " <s> ", "</s></s>", "\u{0}<s>\u{0}"] {
+            for special in [false, true] {
+                let ids = before.encode(text, special).unwrap();
+                assert_eq!(ids, tokenizer.encode(text, special).unwrap(), "{name}: {text:?}");
+                assert_eq!(
+                    before.decode(&ids, special).unwrap(),
+                    tokenizer.decode(&ids, special).unwrap(),
+                    "{name}: {text:?}"
+                );
+            }
+        }
     }
 }
 
-/// So does the vocabulary of a GGUF file that is one: it becomes a `tokenizer.model`.
+/// One that replaces characters has no equal, and stays what it is.
+#[test]
+fn sentencepiece_models_without_an_equal_stay_what_they_are() {
+    let (_dir, output, notes) = with_model(&fixture("sentencepiece").join("folded.model"));
+    let told = |note: &String| note.contains("stays a SentencePiece model") && note.contains("rules of its own");
+    assert!(notes.iter().any(told), "{notes:?}");
+    assert!(!output.join("tokenizer.json").exists());
+    sentencepiece::check("folded", &Tokenizer::open(&output).unwrap());
+}
+
+/// The vocabulary of a GGUF file that is one becomes a `tokenizer.model` and a `tokenizer.json`.
 #[test]
 fn sentencepiece_vocabularies_of_gguf_files_become_models() {
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("m.gguf"), dir.path().join("out"));
     fs::write(&input, gguf::gguf(true, true)).unwrap();
     let done = converted(&input, &output, &ConvertOptions::default()).unwrap();
-    assert!(done.notes.iter().any(|note| note.contains("stays a SentencePiece model")), "{:?}", done.notes);
-    assert!(output.join("tokenizer.model").is_file() && !output.join("tokenizer.json").exists());
-    let (before, after) = (Tokenizer::open(&input).unwrap(), Tokenizer::open(&output).unwrap());
-    for text in ["", "a", "ab  a", "<s>ab</s>a<unk>", "é 🙂\u{0}\n", " <0x41>"] {
-        for special in [false, true] {
-            let ids = before.encode(text, special).unwrap();
-            assert_eq!(ids, after.encode(text, special).unwrap(), "{text:?}");
-            assert_eq!(before.decode(&ids, special).unwrap(), after.decode(&ids, special).unwrap(), "{text:?}");
+    assert!(done.notes.is_empty(), "{:?}", done.notes);
+    let before = Tokenizer::open(&input).unwrap();
+    for file in ["tokenizer.model", "tokenizer.json"] {
+        let after = Tokenizer::open(&output.join(file)).unwrap();
+        for text in ["", "a", "ab  a", "<s>ab</s>a<unk>", "é 🙂\u{0}\n", " <0x41>"] {
+            for special in [false, true] {
+                let ids = before.encode(text, special).unwrap();
+                assert_eq!(ids, after.encode(text, special).unwrap(), "{file}: {text:?}");
+                let (wanted, found) = (before.decode(&ids, special).unwrap(), after.decode(&ids, special).unwrap());
+                assert_eq!(wanted, found, "{file}: {text:?}");
+            }
         }
     }
     assert_eq!(results(&input, Dtype::F32), results(&output, Dtype::F32));

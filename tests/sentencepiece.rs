@@ -1,53 +1,11 @@
 //! SentencePiece models against the reference library: tiny ones trained for this test, and InternLM's.
 
 use oc_engine::Tokenizer;
-use oc_tests::{fixture, shared};
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fs, path::Path};
-
-#[derive(Deserialize)]
-struct Reference {
-    rows: Vec<Row>,
-    #[serde(default)]
-    ceval: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    text: String,
-    ids: Vec<u32>,
-    decoded: String,
-}
-
-fn reference(name: &str) -> Reference {
-    let file = fixture("sentencepiece").join(format!("{name}.reference.json"));
-    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
-}
-
-/// The reference library knows no special tokens in text: Hugging Face's classes, and this engine, do.
-fn check(name: &str, tokenizer: &Tokenizer) {
-    let (mut compared, special) = (0, ["<s>", "</s>", "<unk>"]);
-    for row in reference(name).rows {
-        if special.iter().any(|token| row.text.contains(token)) {
-            continue;
-        }
-        let ids = tokenizer.encode(&row.text, false).unwrap();
-        assert_eq!(ids, row.ids, "{name}: {:?}", row.text);
-        compared += 1;
-        // Hugging Face leaves the unknown token out, the reference library writes a sign for it.
-        if row.decoded.contains('\u{2047}') {
-            continue;
-        }
-        assert_eq!(tokenizer.decode(&ids, true).unwrap(), row.decoded, "{name}: {:?}", row.text);
-        let mut stream = tokenizer.stream();
-        let mut streamed: String = ids.iter().map(|id| stream.push(tokenizer, *id).unwrap()).collect();
-        streamed += &stream.finish(tokenizer).unwrap();
-        assert_eq!(streamed, row.decoded, "{name}: {:?} in pieces", row.text);
-        compared += 1;
-    }
-    assert!(compared > 200, "{name}: only {compared} texts");
-}
+use oc_tests::{
+    fixture,
+    sentencepiece::{check, check_ceval},
+    shared,
+};
 
 #[test]
 fn tiny_models_segment_as_the_reference_library() {
@@ -75,20 +33,5 @@ fn internlm_segments_all_of_ceval_as_the_reference_library() {
     };
     let tokenizer = Tokenizer::open(&file).unwrap();
     check("internlm", &tokenizer);
-    let files = reference("internlm").ceval;
-    assert_eq!(files.len(), 156);
-    for (name, want) in files {
-        let fields = fields(&ceval.join(&name));
-        let ids = tokenizer.encode_all(&fields, false).unwrap();
-        let hash = Sha256::digest(serde_json::to_string(&ids).unwrap());
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hash, want, "{name}");
-    }
-}
-
-/// Every field of a CSV file, the header's too.
-fn fields(file: &Path) -> Vec<String> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_path(file).unwrap();
-    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
-    rows.iter().flat_map(|row| row.iter().map(str::to_owned)).collect()
+    check_ceval(&tokenizer, &ceval);
 }

@@ -262,7 +262,7 @@ impl PagedBatch {
 
 /// The number of parts, `[rows, cols]` each as `residual` is, that `x` is made of; [`Backend::add`] asks for one or more.
 pub(crate) fn parts((rows, cols): (usize, usize), x: (usize, usize)) -> Result<usize> {
-    let count = if rows == 0 { 1 } else { x.0 / rows };
+    let count = x.0.checked_div(rows).unwrap_or(1);
     if count > 0 && x == (count * rows, cols) {
         return Ok(count);
     }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: where data lies, and readers for the reference files.
 
 pub mod gguf;
+pub mod sentencepiece;
 
 use flate2::read::GzDecoder;
 use serde::{Deserialize, de::DeserializeOwned};

@@ -1,6 +1,6 @@
 //! What a folder says beside its tensors, from the metadata of a GGUF file.
 
-use super::{SENTENCEPIECE, folder::Staged, tensors::Item};
+use super::{folder::Staged, tensors::Item, write_tokenizer_json};
 use crate::{
     Error, ModelConfig, ModelFiles, Result, RopeScaling, Tokenizer,
     load::gguf::Gguf,
@@ -43,14 +43,12 @@ fn tokenizer_files(
     notes: &mut Vec<String>,
 ) -> Result<Map<String, Value>> {
     let roles = roles.into_iter().map(|(role, token)| (role, Value::from(token)));
-    if let Some(json) = tokenizer.to_json()? {
-        staged.write("tokenizer.json", json.as_bytes())?;
+    write_tokenizer_json(tokenizer, staged, notes)?;
+    let Some((model, mut settings)) = tokenizer.to_sentencepiece() else {
         let class = ("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
         return Ok(roles.chain([class]).collect());
-    }
-    let (model, mut settings) = tokenizer.to_sentencepiece().expect("a tokenizer is one or the other");
+    };
     staged.write("tokenizer.model", &model)?;
-    notes.push(SENTENCEPIECE.to_owned());
     // Whatever has a role is special in a folder, but an unknown token spelt out in a text is text in a GGUF file.
     let special: Vec<&str> = settings["added_tokens_decoder"]
         .as_object()

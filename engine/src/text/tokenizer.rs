@@ -239,14 +239,16 @@ impl Tokenizer {
         &self.fingerprint
     }
 
-    /// The text of a `tokenizer.json` that is this tokenizer; `None` for a SentencePiece model, which none is.
+    /// The text of a `tokenizer.json` that is this tokenizer.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`].
-    pub(crate) fn to_json(&self) -> Result<Option<String>> {
+    /// [`Error::Tokenizer`] with what a `tokenizer.json` cannot do, for some SentencePiece models.
+    pub(crate) fn to_json(&self) -> Result<String> {
         match &self.inner {
-            Inner::Json(inner) => inner.to_string(true).map_err(error).map(Some),
-            Inner::SentencePiece(_) => Ok(None),
+            Inner::Json(inner) => inner.to_string(true).map_err(error),
+            Inner::SentencePiece(inner) => {
+                guarded(|| inner.to_json().map_err(Error::Tokenizer)?.to_string(true).map_err(error))
+            }
         }
     }
 

@@ -1,10 +1,11 @@
 //! SentencePiece models (`tokenizer.model`, arXiv 1808.06226) of the BPE kind, exactly as the reference library segments
 //! text: InternLM, InternLM2, LLaMA 1 and 2.
 //!
-//! A `tokenizers` BPE built from the pieces would differ: it ranks *pairs*, where SentencePiece ranks the piece that a pair
-//! makes and, among equal scores (InternLM's pieces share many), takes the leftmost.
+//! A `tokenizers` BPE ranks *pairs*, where SentencePiece ranks the piece that a pair makes and, among equal scores (InternLM's
+//! pieces share many), takes the leftmost. Whether one can stand for the other is found out in `json.rs`.
 
 mod bpe;
+mod json;
 mod normalizer;
 mod proto;
 

@@ -20,6 +20,11 @@ impl Normalizer {
         })
     }
 
+    /// Whether characters are replaced by others.
+    pub fn has_rules(&self) -> bool {
+        self.rules.is_some()
+    }
+
     /// Whether a space is put in front of a text, which decoding takes away again.
     pub fn adds_space(&self) -> bool {
         self.add_dummy_prefix || self.remove_extra_whitespaces
