@@ -7,6 +7,7 @@ Run it with a Python that has OpenCompass 0.5.4 (`pip install opencompass==0.5.4
 datasets as OpenCompass wants them. Each run folder is copied without its results and summaries; then OpenCompass's own
 command does `-m eval -r` and `-m viz -r` on the copy, from the configuration that oc saved. Its results must be the
 same JSON with the same keys in the same order, its tables the same text but for the time. Exit status 1 if anything differs.
+Splits without labels do, on purpose: OpenCompass scores them 0, oc shows `no labels` and writes no results.
 """
 
 import json

@@ -29,7 +29,8 @@ fn requests(name: &str) -> Vec<Request> {
         .map(|i| {
             let mut prompt = long[..[31, 64, 90][i % 3]].to_vec();
             prompt.extend(words[i % 4].iter().cycle().skip(i).take(1 + i % 37));
-            let mut request = Request { ignore_eos: i % 5 != 0, ..Request::new(prompt, 1 + i % 9) };
+            let min_new_tokens = if i % 7 == 3 { 3 } else { 0 };
+            let mut request = Request { ignore_eos: i % 5 != 0, min_new_tokens, ..Request::new(prompt, 1 + i % 9) };
             if i % 4 == 3 {
                 request.sampling = SamplingParams { temperature: 0.9, top_k: 40, top_p: 0.95, seed: i as u64 };
             }

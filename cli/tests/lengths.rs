@@ -93,6 +93,28 @@ fn every_setting_changes_something() {
     }
 }
 
+/// Fewest tokens go with sampling too (`tests/sampling.rs` has the distribution).
+#[test]
+fn sampled_answers_have_a_least_length() {
+    let case = cases().into_iter().find(|case| case.name == "min_out_len").unwrap();
+    let tokens = |config: &str| -> Vec<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, _, log) = run(dir.path(), config, None);
+        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["output_tokens"].as_u64().unwrap();
+        log.lines().map(line).collect()
+    };
+    // Half of all tokens end an answer.
+    let ends: Vec<String> = (0..300).filter(|token| token % 2 == 0).map(|token| token.to_string()).collect();
+    let sampled =
+        case.config.replace("eos_token_id=", &format!("do_sample=True, seed=5, eos_token_id=[{}, ", ends.join(", ")));
+    let at = sampled.find("eos_token_id=").unwrap();
+    let close = at + sampled[at..].find(')').unwrap();
+    let sampled = format!("{}]{}", &sampled[..close], &sampled[close..]);
+    let (least, free) = (tokens(&sampled), tokens(&sampled.replace("min_out_len=5, ", "")));
+    assert!(least.iter().all(|tokens| *tokens >= 5), "{least:?}");
+    assert!(free.iter().any(|tokens| *tokens < 5), "{free:?}");
+}
+
 /// That a cut depends on the batches is said, and marked on each question; other batches are other prompts.
 #[test]
 fn what_depends_on_batches_is_said_and_marked() {

@@ -337,9 +337,6 @@ impl Engine {
         if !(sampling.temperature.is_finite() && sampling.temperature >= 0.0) {
             return invalid(format!("temperature is {}; use 0 (greedy) or a positive number", sampling.temperature));
         }
-        if request.min_new_tokens > 0 && sampling.temperature > 0.0 {
-            return invalid("min_new_tokens goes with greedy generation only; set temperature to 0".into());
-        }
         if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
             return invalid(format!("top_p is {}; use a number in (0, 1]", sampling.top_p));
         }

@@ -114,7 +114,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Most tokens to generate; at least one.
     pub max_new_tokens: usize,
-    /// No token that ends a generation is chosen before this many tokens; the likeliest other one is instead.
+    /// No token that ends a generation is chosen before this many tokens; another is, greedily the likeliest.
     pub min_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingParams,

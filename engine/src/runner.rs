@@ -5,7 +5,7 @@ use crate::{
     batch::{ForwardBatch, ForwardOutput},
     models::decoder::{Decoder, Workspace},
 };
-use oc_kernels::{Backend, Sampled};
+use oc_kernels::{Backend, Sampled, Sampling};
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 /// A model on a device: what the engine needs to know of a backend.
@@ -37,6 +37,8 @@ struct Queued<B: Backend> {
     answers: B::Answers,
     /// As in the batch.
     forbidden: Vec<Option<Arc<[u32]>>>,
+    /// As in the batch.
+    sampling: Vec<Sampling>,
     /// As in [`Asked`](crate::batch::Asked).
     sampled: Vec<u32>,
     may_be_corrected: bool,
@@ -68,8 +70,9 @@ impl<B: Backend> Runner for BackendRunner<B> {
         decoder.forward(backend, &batch, before, &asked, kv, space)?;
         let mut answers = decoder.ask(backend, &batch, &asked, space)?;
         backend.queue_collect(&mut answers)?;
-        let (forbidden, may_be_corrected) = (batch.forbidden.clone(), batch.may_be_corrected());
-        queued.push_back(Queued { answers, forbidden, sampled: asked.sampled, may_be_corrected });
+        let (forbidden, sampling) = (batch.forbidden.clone(), batch.sampling.clone());
+        let may_be_corrected = batch.may_be_corrected();
+        queued.push_back(Queued { answers, forbidden, sampling, sampled: asked.sampled, may_be_corrected });
         Ok(())
     }
 
@@ -79,14 +82,17 @@ impl<B: Backend> Runner for BackendRunner<B> {
 
     fn collect(&mut self) -> Result<ForwardOutput> {
         let Self { backend, decoder, space, vocab_size, queued, .. } = self;
-        let Some(Queued { answers, forbidden, sampled: places, .. }) = queued.pop_front() else {
+        let Some(Queued { answers, forbidden, sampling, sampled: places, .. }) = queued.pop_front() else {
             return Ok(ForwardOutput::default());
         };
         let mut answers = backend.collect(answers)?;
-        for ((sampled, place), forbidden) in answers.sampled.iter_mut().zip(&places).zip(&forbidden) {
-            // So rare that it may cost a product of its own.
-            if let Some(forbidden) = forbidden.as_ref().filter(|forbidden| forbidden.contains(&sampled.token)) {
-                *sampled = best_other(&decoder.logits(backend, *place, *vocab_size, space)?, forbidden);
+        let asked = answers.sampled.iter_mut().zip(&places).zip(&forbidden).zip(&sampling);
+        for (((sampled, place), forbidden), how) in asked {
+            // So rare that it may cost a product of its own. What is drawn depends on forbidden tokens even where none of
+            // them was drawn: top-k and top-p choose among the others.
+            let is_other = |forbidden: &&Arc<[u32]>| how.temperature > 0.0 || forbidden.contains(&sampled.token);
+            if let Some(forbidden) = forbidden.as_ref().filter(is_other) {
+                *sampled = other(decoder.logits(backend, *place, *vocab_size, space)?, forbidden, how);
             }
         }
         Ok(answers)
@@ -126,11 +132,16 @@ fn padded<'a, B: Backend>(backend: &B, batch: &'a ForwardBatch, capacity: usize)
     batch
 }
 
-/// The first maximum of `logits` beside the forbidden tokens, and its log-probability among all.
-fn best_other(logits: &[f32], forbidden: &[u32]) -> Sampled {
-    let allowed = (0..logits.len() as u32).filter(|token| !forbidden.contains(token));
-    let best = allowed.reduce(|best, token| if logits[token as usize] > logits[best as usize] { token } else { best });
-    let token = best.unwrap_or(0);
+/// The token that is chosen beside the forbidden ones, which have no probability before temperature, top-k and top-p, as in
+/// HF transformers; and its log-probability among all.
+fn other(logits: Vec<f32>, forbidden: &[u32], how: &Sampling) -> Sampled {
+    let mut allowed = logits.clone();
+    for token in forbidden {
+        if let Some(logit) = allowed.get_mut(*token as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    let token = how.choose(&allowed);
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
     Sampled { token, logprob: (f64::from(logits[token as usize] - max) - sum.ln()) as f32 }

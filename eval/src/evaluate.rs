@@ -2,6 +2,7 @@
 
 use crate::{
     EvalConfig, Failure, Result, Task,
+    extract::Extractor,
     journal::{Entries, Entry},
     metrics,
     output::{self, RunFolder},
@@ -156,6 +157,10 @@ fn subset(
     let failed = |reason: String| folder.remove(&results).map(|()| (Cell::Failed(reason), None));
     if questions == 0 {
         return failed("it has no questions".into());
+    }
+    let has_postprocessor = config.pred_postprocessor.is_some() || task.extractor != Extractor::Verbatim;
+    if has_postprocessor && task.inferencer.answers_are_numbers() {
+        return failed("its answers are numbers, and a post-processor reads only text, as in OpenCompass".into());
     }
     if let Some(role) = task.pred_role.as_ref().filter(|role| Style::lacks_role(config, role)) {
         return failed(format!("its `pred_role` is {role}, and the model's meta template has no such role"));

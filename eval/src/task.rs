@@ -102,6 +102,12 @@ impl Inferencer {
         }
     }
 
+    /// Whether predictions files have numbers as answers.
+    pub fn answers_are_numbers(&self) -> bool {
+        let are_integers = |labels: &[Label]| labels.iter().any(|label| label.is_integer);
+        matches!(self, Self::Clp { .. }) || self.labels().is_some_and(are_integers)
+    }
+
     /// The answers that have a prompt of their own, in order; none where one prompt serves all.
     pub fn labels(&self) -> Option<&[Label]> {
         match self {

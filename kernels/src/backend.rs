@@ -401,6 +401,16 @@ impl Sampling {
         Ok(())
     }
 
+    /// The token that it chooses on the host from all `logits`, of which some, but not all, may be negative infinity: those
+    /// are not chosen.
+    pub fn choose(&self, logits: &[f32]) -> u32 {
+        if self.temperature > 0.0 {
+            return crate::cpu::choose(logits, self);
+        }
+        let best = logits.iter().enumerate().reduce(|best, one| if one.1 > best.1 { one } else { best });
+        best.map_or(0, |(token, _)| token as u32)
+    }
+
     /// Output `counter` of the SplitMix64 stream of `seed` (Steele, Lea and Flood, OOPSLA 2014): 53 random bits.
     pub(crate) fn random_bits(&self) -> u64 {
         let mix = |z: u64| {

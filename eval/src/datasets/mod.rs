@@ -97,8 +97,11 @@ struct Loader {
     /// Whether the splits have names, which OpenCompass then adds to the column `subdivision`.
     has_splits: bool,
     /// A column that is a dictionary there, made of the others; in the row it is Python's text of it.
-    dictionary: Option<(&'static str, fn(&crate::Row) -> Value)>,
+    dictionary: Option<(&'static str, Dictionary)>,
 }
+
+/// The dictionary of a row.
+type Dictionary = fn(&crate::Row) -> Value;
 
 /// One split of a subset.
 struct Rows {

@@ -24,6 +24,7 @@ mod vocab;
 
 pub use buffer::CpuTensor;
 pub use kv_cache::CpuKvCache;
+pub(crate) use sample::choose;
 pub use simd::SimdLevel;
 pub use threads::Threads;
 

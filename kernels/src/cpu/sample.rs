@@ -58,8 +58,8 @@ pub(super) fn sample(
     Ok(out)
 }
 
-/// Draws a token from finite `logits` with a positive temperature.
-fn choose(logits: &[f32], how: &Sampling) -> u32 {
+/// Draws a token from `logits`, of which some may be negative infinity, with a positive temperature.
+pub(crate) fn choose(logits: &[f32], how: &Sampling) -> u32 {
     let more_likely = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |logit: f32| ((f64::from(logit) - f64::from(max)) / f64::from(how.temperature)).exp();
