@@ -374,6 +374,23 @@ fn what_scores_answers_has_to_fit() {
         file("HuggingFaceCausalLM", keys, &format!("pred_role='{role}'"));
         cli.run("eval x.py --limit 1 -w out").assert().code(0);
     }
+    // Post-processors read text, and some perplexities choose numbers: OpenCompass has no score then either.
+    for split in ["train", "dev"] {
+        let row =
+            "{\"context\": \"c\", \"question\": \"q\", \"answerA\": \"a\", \"answerB\": \"b\", \"answerC\": \"c\"}\n";
+        cli.write(&format!("data/siqa/{split}.jsonl"), row);
+        cli.write(&format!("data/siqa/{split}-labels.lst"), "1\n");
+    }
+    let postprocessor = "pred_postprocessor=dict(type='first-capital')";
+    for (dataset, status) in [("siqa_ppl", 1), ("siqa_ppl_e8d8c5", 0)] {
+        file("HuggingFaceCausalLM", postprocessor, "dict()");
+        let source = std::fs::read_to_string(cli.dir.path().join("x.py")).unwrap();
+        let own = format!("from .siqa.{dataset} import siqa_datasets as datasets\nmodels = ");
+        cli.write("x.py", &source.replace("models = ", &own));
+        let output = cli.run("eval x.py --data-dir data -w out").assert().code(status).get_output().clone();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.contains("siqa: its answers are numbers, and a post-processor reads only text"), status == 1);
+    }
 }
 
 /// Files that try to cost too much, or to get out. Each ends soon, with one error that has a place.
