@@ -222,3 +222,19 @@ impl Api {
         Err(Error::Device { device: "nccl".into(), message })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_absence_is_an_error_that_says_what_to_do() {
+        if find().is_some() {
+            return eprintln!("skipped: NCCL is installed here");
+        }
+        assert_eq!(version(), None);
+        let text = group(&[], 0).map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("neither libnccl.so.2 nor libnccl.so was found"), "{text}");
+        assert!(text.contains("libnccl2") && text.contains("--tensor-parallel-size 1"), "{text}");
+    }
+}

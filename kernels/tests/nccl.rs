@@ -1,0 +1,154 @@
+//! Exchanges between GPUs against test doubles of NVIDIA's driver and of NCCL (`fake_driver`, `fake_nccl`).
+
+use std::{
+    ffi::{CString, c_char, c_int},
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use libloading::Library;
+use oc_kernels::{
+    Backend, Dtype, Error, Result,
+    cuda::{CudaBackend, CudaTensor, device::Device, driver, nccl},
+};
+
+/// Both doubles, in the state that a test starts from; one test at a time has them.
+struct Fakes {
+    cuda: &'static Library,
+    nccl: &'static Library,
+    _guard: MutexGuard<'static, ()>,
+}
+
+/// Compiles a double and loads it, so that whoever looks for `soname` gets it. `None` where there is no C compiler.
+fn double(source: &str, soname: &str) -> Option<Library> {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(source);
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("nccl-test-{}-{soname}", std::process::id()));
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&target).arg(source).arg(format!("-Wl,-soname,{soname}"));
+    let built = cc.output().ok()?;
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    // SAFETY: the initialisers of the doubles set their own variables.
+    let library = unsafe { Library::new(&target) }.unwrap();
+    std::fs::remove_file(target).unwrap();
+    Some(library)
+}
+
+impl Fakes {
+    fn get() -> Option<Self> {
+        static LIBRARIES: OnceLock<Option<[Library; 2]>> = OnceLock::new();
+        static LOCK: Mutex<()> = Mutex::new(());
+        let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let both =
+            || Some([double("fake_driver/libcuda.c", "libcuda.so")?, double("fake_nccl/libnccl.c", "libnccl.so.2")?]);
+        let Some([cuda, nccl]) = LIBRARIES.get_or_init(both) else {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no C compiler to build the doubles with");
+            eprintln!("skipped: there is no C compiler to build the doubles with");
+            return None;
+        };
+        let fakes = Self { cuda, nccl, _guard: guard };
+        Self::call(fakes.cuda, "fake_reset");
+        Self::call(fakes.nccl, "fake_reset");
+        Some(fakes)
+    }
+
+    fn call(library: &Library, name: &str) -> i32 {
+        // SAFETY: these take nothing and return an `int` or nothing.
+        unsafe { library.get::<unsafe extern "C" fn() -> c_int>(name).unwrap()() }
+    }
+
+    /// Lets one call of NCCL's `name` fail, after `after` that do not.
+    fn fail(&self, name: &str, code: i32, after: i32) {
+        let name = CString::new(name).unwrap();
+        // SAFETY: the type is that of its definition.
+        unsafe {
+            let fail = self.nccl.get::<unsafe extern "C" fn(*const c_char, c_int, c_int)>("fake_fail").unwrap();
+            fail(name.as_ptr(), code, after);
+        }
+    }
+
+    /// Communicators that were neither destroyed nor aborted, and those that were aborted.
+    fn communicators(&self) -> (i32, i32) {
+        (Self::call(self.nccl, "fake_live"), Self::call(self.nccl, "fake_aborted"))
+    }
+
+    /// The double's two GPUs as a group.
+    fn backends(&self) -> Result<Vec<CudaBackend>> {
+        let devices = (0..2).map(driver::open).collect::<Result<Vec<Arc<dyn Device>>>>()?;
+        let group = nccl::group(&devices, 0)?;
+        let backend = |(device, rank)| Ok(CudaBackend::new(device, Dtype::Bf16)?.in_group(Box::new(rank)));
+        devices.into_iter().zip(group).map(backend).collect()
+    }
+}
+
+fn device_error<T>(result: Result<T>) -> String {
+    match result {
+        Err(Error::Device { device, message }) => format!("{device}: {message}"),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("no error"),
+    }
+}
+
+/// Three rows of a width that is padded, and room for those of both.
+fn tensors(backend: &CudaBackend, first: f32) -> (CudaTensor, CudaTensor) {
+    let numbers: Vec<f32> = (0..15).map(|i| first + i as f32).collect();
+    let mut out = backend.tensor(6, 5).unwrap();
+    backend.set_rows(&mut out, 6).unwrap();
+    (backend.upload(&numbers, 3, 5).unwrap(), out)
+}
+
+#[test]
+fn every_gpu_gets_the_rows_of_all_in_their_order() {
+    let Some(fakes) = Fakes::get() else { return };
+    let backends = fakes.backends().unwrap();
+    assert!(backends[0].info().kind.ends_with("/tp2"), "{}", backends[0].info().kind);
+    assert_eq!(Fakes::call(fakes.nccl, "fake_last_ordinal"), 1);
+    assert_eq!(nccl::version(), Some((2, 21, 5)));
+    for round in [0.0, 100.0] {
+        let mut sets: Vec<_> = backends.iter().zip([round, round + 50.0]).map(|(b, first)| tensors(b, first)).collect();
+        for (backend, (x, out)) in backends.iter().zip(&mut sets) {
+            backend.all_gather(x, out).unwrap();
+        }
+        let wanted: Vec<f32> = [round, round + 50.0].iter().flat_map(|f| (0..15).map(move |i| f + i as f32)).collect();
+        for (backend, (_, out)) in backends.iter().zip(&sets) {
+            assert_eq!(backend.download(out).unwrap(), wanted);
+        }
+        let (x, mut short) = (&sets[0].0, backends[0].tensor(6, 5).unwrap());
+        assert!(matches!(backends[0].all_gather(x, &mut short), Err(Error::Shape { .. })));
+    }
+    drop(backends);
+    assert_eq!(fakes.communicators(), (0, 0));
+    assert_eq!(Fakes::call(fakes.cuda, "fake_leaks"), 0);
+}
+
+#[test]
+fn what_goes_wrong_is_said_in_the_librarys_words_and_nothing_is_left() {
+    let Some(fakes) = Fakes::get() else { return };
+    for (name, after) in [("ncclCommInitAll", 0), ("ncclGroupStart", 0), ("ncclAllGather", 1), ("ncclGroupEnd", 0)] {
+        fakes.fail(name, 5, after);
+        let text = device_error(fakes.backends());
+        assert!(text.starts_with("nccl: ") && text.contains("invalid usage") && text.contains("NCCL_DEBUG"), "{text}");
+        assert_eq!(fakes.communicators().0, 0, "{name}");
+    }
+    assert_eq!(Fakes::call(fakes.cuda, "fake_leaks"), 0);
+}
+
+#[test]
+fn a_group_that_ends_ends_for_all() {
+    let Some(fakes) = Fakes::get() else { return };
+    let backends = fakes.backends().unwrap();
+    let (x, mut out) = tensors(&backends[1], 0.0);
+    fakes.fail("ncclAllGather", 5, 0);
+    let text = device_error(backends[1].all_gather(&x, &mut out));
+    assert!(text.contains("exchanging activations with other GPUs: invalid usage"), "{text}");
+    backends[1].end_group();
+    assert_eq!(fakes.communicators(), (0, 2));
+    for backend in &backends {
+        let (x, mut out) = tensors(backend, 0.0);
+        assert!(matches!(backend.all_gather(&x, &mut out), Err(Error::GroupEnded)));
+        backend.end_group();
+    }
+    drop((x, out));
+    drop(backends);
+    assert_eq!(fakes.communicators(), (0, 2));
+}
