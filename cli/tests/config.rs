@@ -359,6 +359,14 @@ fn what_scores_answers_has_to_fit() {
         let note = format!("`{key}` of a model has no effect: nor has it in OpenCompass's HuggingFaceBaseModel");
         assert!(stderr.contains(&note), "{stderr}");
     }
+    file(
+        "HuggingFaceBaseModel",
+        "meta_template=dict(round=[dict(role='HUMAN'), dict(role='BOT', generate=True)])",
+        "dict()",
+    );
+    let output = cli.run("eval x.py --dry-run").assert().code(0).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("OpenCompass's HuggingFaceBaseModel ignores it"), "{stderr}");
     file("HuggingFaceCausalLM", "", "evaluator=dict(type='EDAccEvaluator')");
     let error = cli.refusal("eval x.py --limit 1 -w out");
     let wanted = "dataset ceval_demo-law: EDAccEvaluator compares with the candidates of a dictionary, and the column \

@@ -143,6 +143,9 @@ pub fn settings(entry: &Entry, folders: &Place, ignore_dtype: bool, notes: &mut 
             notes.push(no_effect(key, class));
         }
     }
+    if class == Class::HuggingFaceBaseModel && dict.get("meta_template").is_some_and(|meta| !meta.is_null()) {
+        notes.push("`meta_template` is used here; OpenCompass's HuggingFaceBaseModel ignores it".into());
+    }
     let tokenizer = reader.text(dict, "tokenizer_path")?;
     let run_cfg = reader.map(dict, "run_cfg")?;
     let found = find(&path, folders).ok_or_else(|| not_found(&abbr, &path, entry, folders));
