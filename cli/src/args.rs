@@ -291,12 +291,12 @@ pub struct ModelArgs {
     /// On a GPU, wait for each step before the next one is prepared; never changes results
     #[arg(long)]
     pub no_async_scheduling: bool,
-    /// GPUs that share the questions [default: 1]. A model that does not fit one is cut over as few as it needs, the others
-    /// have more of it; recorded only on the processor
+    /// GPUs that share the questions [default: 1]. A model too large for one is cut over as few of them as hold it, and the
+    /// rest hold further copies. On the processor the number is only recorded
     #[arg(long, visible_alias = "hf-num-gpus", value_name = "N")]
     pub num_gpus: Option<usize>,
-    /// Over how many of them the model is cut [default: as few as it needs]. Sums of several parts round otherwise, so that
-    /// results name the number
+    /// GPUs that one copy of the model is cut over [default: as few as hold it]. Sums of several parts are rounded differently,
+    /// so results record the number
     #[arg(long, value_name = "N", value_parser = positive)]
     pub tensor_parallel_size: Option<usize>,
 }
