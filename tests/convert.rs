@@ -79,6 +79,56 @@ fn converted_models_compute_the_same_bits() {
     }
 }
 
+/// A copy of the folder `from`, in half precision, whose norms are in float32 with `change` made to each of their numbers: what
+/// files in half precision often are.
+fn with_wide_norms(from: &Path, to: &Path, change: fn(f32) -> f32) {
+    fs::create_dir(to).unwrap();
+    for name in entries(from) {
+        fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+    let files = ModelFiles::open(from).unwrap();
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for name in files.tensor_names() {
+        let tensor = files.tensor(name).unwrap();
+        let at = data.len();
+        let dtype = if name.contains("norm") {
+            data.extend(tensor.to_f32().unwrap().iter().flat_map(|x| change(*x).to_le_bytes()));
+            "F32"
+        } else {
+            data.extend(&*tensor.data);
+            "F16"
+        };
+        header
+            .insert(name.to_owned(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [at, data.len()]}));
+    }
+    let header = Value::Object(header).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+    fs::write(to.join("model.safetensors"), bytes).unwrap();
+}
+
+/// All tensors are written in one format, the smallest that holds them exactly.
+#[test]
+fn one_format_holds_all_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = dir.path().join("half");
+    let options = ConvertOptions { format: Some(WeightFormat::F16), ..ConvertOptions::default() };
+    converted(&checkpoint("llama"), &half, &options).unwrap();
+    let cases: [(&str, fn(f32) -> f32, WeightFormat, &str); 2] =
+        [("exact", |x| x, WeightFormat::F16, "float16"), ("inexact", |x| x + 1e-5, WeightFormat::F32, "float32")];
+    for (name, change, format, dtype) in cases {
+        let (mixed, output) = (dir.path().join(format!("{name}-mixed")), dir.path().join(name));
+        with_wide_norms(&half, &mixed, change);
+        converted(&mixed, &output, &ConvertOptions::default()).unwrap();
+        let files = ModelFiles::open(&output).unwrap();
+        for tensor in files.tensor_names() {
+            assert_eq!(files.tensor(tensor).unwrap().format, format, "{name}: {tensor}");
+        }
+        let config: Value = serde_json::from_slice(&fs::read(output.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"], dtype, "{name}");
+        assert_eq!(results(&mixed, Dtype::F32), results(&output, Dtype::F32), "{name}");
+    }
+}
+
 /// What is written in another format is the nearest number of it, ties to even.
 #[test]
 fn numbers_are_rounded_to_the_nearest() {

@@ -35,7 +35,8 @@ const KEPT: [&str; 9] = [
 /// How to convert.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
-    /// Format of all tensors: F32, F16 or BF16. `None`: as they are; quantised ones become F32, which is exact.
+    /// Format of all tensors: F32, F16 or BF16. `None`: the smallest that holds all of them exactly, which for quantised ones
+    /// is F32.
     pub format: Option<WeightFormat>,
     /// Replace a model that is at the destination already.
     pub replace: bool,
@@ -81,7 +82,7 @@ pub fn convert(
     let mut done = Converted::default();
     match files.gguf() {
         Some(gguf) => describe::of_gguf(&files, gguf, &items, &staged, &mut done.notes)?,
-        None => copy_folder(&files, &items, options, &staged, &mut done.notes)?,
+        None => copy_folder(&files, &items, &staged, &mut done.notes)?,
     }
     tensors::write(&files, &items, options.shard_bytes, &staged, &mut done, on_progress)?;
     check(input, &files, staged.path())?;
@@ -90,17 +91,9 @@ pub fn convert(
 }
 
 /// The parts of a folder that are not tensors.
-fn copy_folder(
-    files: &ModelFiles,
-    items: &[tensors::Item],
-    options: &ConvertOptions,
-    staged: &Staged,
-    notes: &mut Vec<String>,
-) -> Result<()> {
+fn copy_folder(files: &ModelFiles, items: &[tensors::Item], staged: &Staged, notes: &mut Vec<String>) -> Result<()> {
     let mut config = crate::load::read_json(&files.path().join("config.json"))?;
-    if options.format.is_some() {
-        describe::set_dtype(&mut config, items);
-    }
+    describe::set_dtype(&mut config, items);
     staged.write_json("config.json", &config)?;
     for name in KEPT {
         let path = files.path().join(name);

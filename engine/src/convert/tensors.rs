@@ -23,14 +23,47 @@ pub(super) struct Item {
 
 /// The tensors of a model in the order of their names.
 pub(super) fn items(files: &ModelFiles, options: &ConvertOptions) -> Result<Vec<Item>> {
+    let format = match options.format {
+        Some(format) => format,
+        None => exact_format(files)?,
+    };
     let mut items = Vec::new();
     for name in files.stored_names() {
-        let (shape, stored) = files.stored_shape(&name)?;
-        let format = options.format.unwrap_or(if stored.is_quantized() { WeightFormat::F32 } else { stored });
+        let (shape, _) = files.stored_shape(&name)?;
         let bytes = shape.iter().product::<usize>() * format.block_bytes();
         items.push(Item { name, shape, format, bytes });
     }
     Ok(items)
+}
+
+/// The smallest format that holds all tensors exactly. One for all, because transformers computes in what it finds and takes
+/// no two: a GGUF file in F16 has its norms in F32.
+fn exact_format(files: &ModelFiles) -> Result<WeightFormat> {
+    let (mut wide, mut narrow) = (Vec::new(), None);
+    for name in files.stored_names() {
+        match files.stored_shape(&name)?.1 {
+            WeightFormat::F32 => wide.push(name),
+            format @ (WeightFormat::F16 | WeightFormat::Bf16) if narrow.is_none_or(|narrow| narrow == format) => {
+                narrow = Some(format);
+            }
+            _ => return Ok(WeightFormat::F32),
+        }
+    }
+    let Some(narrow) = narrow else { return Ok(WeightFormat::F32) };
+    for name in wide {
+        let tensor = files.stored(&name)?;
+        let values = dequantize(&WeightView::new(&tensor.data, WeightFormat::F32, 1, tensor.data.len() / 4)?);
+        let is_exact = values.iter().all(|value| {
+            let rounded =
+                if narrow == WeightFormat::F16 { f16::from_f32(*value).into() } else { bf16::from_f32(*value).into() };
+            value.to_bits() == f32::to_bits(rounded)
+        });
+        files.release(&tensor);
+        if !is_exact {
+            return Ok(WeightFormat::F32);
+        }
+    }
+    Ok(narrow)
 }
 
 /// Writes the shards and their index.
