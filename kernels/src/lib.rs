@@ -13,15 +13,17 @@ pub mod cuda;
 pub mod emulator;
 mod error;
 pub mod ops;
+mod paged_batch;
 pub mod reference;
 mod rotary;
 mod self_check;
 mod weight;
 
 pub use backend::{
-    Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Heads, KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch,
-    RotarySegment, Sampled, Sampling, Storage, TokenLogProb,
+    Activation, Answers, Backend, DeviceInfo, Dtype, Epilogue, Heads, RotarySegment, Sampled, Sampling, Storage,
+    TokenLogProb,
 };
 pub use error::{Error, Result};
+pub use paged_batch::{KvLayout, NO_SLOT, PAGE_SIZE, PagedBatch};
 pub use self_check::self_check;
 pub use weight::{WeightFormat, WeightView};
