@@ -119,6 +119,15 @@ fn all_problems_are_listed() {
     }
     assert_eq!(card["config"]["hidden_size"], 64);
     assert_eq!(card["tokenizer"], Value::Null);
+    // Of a file that is cut off in its tensors, what stands before them is shown.
+    let whole = inspect(&fixture("qwen2-mixed.gguf"), 0);
+    let cut = dir.path().join("cut.gguf");
+    let bytes = fs::read(fixture("qwen2-mixed.gguf")).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() - 1000]).unwrap();
+    let card = inspect(&cut, 1);
+    assert_eq!(card["unsupported"].as_array().unwrap().len(), 1, "{card}");
+    assert_eq!((&card["tokenizer"], &card["architecture"]), (&whole["tokenizer"], &whole["architecture"]));
+    assert!(card["tokenizer"]["vocab_size"].is_u64());
     // A folder without anything is a card with problems; a path without anything an error.
     let empty = tempfile::tempdir().unwrap();
     assert!(inspect(empty.path(), 1)["unsupported"].as_array().unwrap().len() >= 2);

@@ -127,6 +127,18 @@ impl Gguf {
     /// [`Error::Io`]; [`Error::Malformed`] for anything inconsistent or cut off; [`Error::Unsupported`] for other
     /// versions, big-endian files, split files and tensor types outside [`WeightFormat`].
     pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path, true)
+    }
+
+    /// The metadata of a file whose tensors may be cut off or damaged; none of them is listed.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), of what stands before the tensors.
+    pub fn open_metadata(path: &Path) -> Result<Self> {
+        Self::read(path, false)
+    }
+
+    fn read(path: &Path, with_tensors: bool) -> Result<Self> {
         let file = MappedFile::open(path)?;
         let mut cursor = Cursor { file: &file, pos: 0 };
         if cursor.take(4, "the magic number")? != MAGIC {
@@ -149,9 +161,12 @@ impl Gguf {
         let num_tensors = cursor.count(8 + 4 + 4 + 8, "tensors")?;
         let num_entries = cursor.count(8 + 4 + 1, "metadata entries")?;
         let metadata = cursor.metadata(num_entries)?;
-        let alignment = alignment(&file, &metadata)?;
-        let tensors = cursor.tensors(num_tensors, alignment)?;
-        check_overlap(&file, &tensors)?;
+        let mut tensors = Default::default();
+        if with_tensors {
+            let alignment = alignment(&file, &metadata)?;
+            tensors = cursor.tensors(num_tensors, alignment)?;
+            check_overlap(&file, &tensors)?;
+        }
         let gguf = Self { file, metadata, tensors };
         if gguf.usize_or("split.count", 1)? > 1 {
             return Err(Error::Unsupported {

@@ -98,13 +98,20 @@ impl ModelCard {
                 card.plan(&ModelFiles { path: path.to_owned(), config, source });
             }
         }
-        let of_gguf = |gguf: Gguf| Tokenizer::of_gguf(&gguf);
-        let tokenizer = if metadata.is_dir() { Tokenizer::open(path) } else { Gguf::open(path).and_then(of_gguf) };
+        let (tokenizer, template) = if metadata.is_dir() {
+            (Tokenizer::open(path), ChatTemplate::at(path))
+        } else {
+            // They stand before the tensors, which may be cut off.
+            match Gguf::open_metadata(path) {
+                Ok(gguf) => (Tokenizer::of_gguf(&gguf), ChatTemplate::of_gguf(&gguf)),
+                Err(error) => (Err(error), Ok(None)),
+            }
+        };
         match tokenizer {
             Ok(tokenizer) => card.describe(&tokenizer),
             Err(error) => card.add(error),
         }
-        match ChatTemplate::at(path) {
+        match template {
             Ok(template) => card.chat_template = template.map(|template| template.fingerprint().to_owned()),
             Err(error) => card.add(error),
         }
@@ -190,6 +197,8 @@ impl ModelCard {
             Ok(gguf) => gguf,
             Err(error) => {
                 self.add(error);
+                let metadata = Gguf::open_metadata(&self.path).ok();
+                self.architecture = metadata.and_then(|gguf| Some(gguf.str("general.architecture").ok()??.to_owned()));
                 return None;
             }
         };

@@ -67,7 +67,11 @@ impl ChatTemplate {
         if path.is_dir() { Self::of_folder(path) } else { Self::of_gguf(&Gguf::open(path)?) }
     }
 
-    fn of_gguf(gguf: &Gguf) -> Result<Option<Self>> {
+    /// The one in the metadata of a file.
+    ///
+    /// # Errors
+    /// As for [`at`](Self::at).
+    pub(crate) fn of_gguf(gguf: &Gguf) -> Result<Option<Self>> {
         let Some(text) = gguf.str("tokenizer.chat_template")? else { return Ok(None) };
         let special = gguf_special_tokens(gguf)?;
         Self::new(text.to_owned(), special).map(Some)
