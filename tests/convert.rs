@@ -299,6 +299,54 @@ fn sentencepiece_models_without_an_equal_stay_what_they_are() {
     sentencepiece::check("folded", &Tokenizer::open(&output).unwrap());
 }
 
+/// A SentencePiece model of these pieces, all of one score, whose first one is the unknown one.
+fn model_of(pieces: &[String]) -> Vec<u8> {
+    let field = |tag: u8, bytes: &[u8]| {
+        // Lengths in groups of seven bits, the lowest first.
+        let (mut out, mut len) = (vec![tag << 3 | 2], bytes.len());
+        while len >= 0x80 {
+            out.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        [&out, &[len as u8][..], bytes].concat()
+    };
+    let piece = |(id, text): (usize, &String)| {
+        let kind = if id == 0 { 2 } else { 1 };
+        field(1, &[&field(1, text.as_bytes())[..], &[2 << 3 | 5], &(-1_f32).to_le_bytes(), &[3 << 3, kind]].concat())
+    };
+    let model: Vec<u8> = pieces.iter().enumerate().flat_map(piece).collect();
+    // Of the kind BPE; no space in front, none removed.
+    [&model[..], &field(2, &[3 << 3, 2]), &field(3, &[3 << 3, 0, 4 << 3, 0])].concat()
+}
+
+/// What would take long to compare, and what cannot be read, is copied, and a note says so.
+#[test]
+fn models_that_are_not_worth_trying_stay_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("any.model");
+    let letters = ('a'..='z').chain('A'..='Z').map(String::from).collect::<Vec<_>>();
+    let begun = || std::iter::once("<unk>".to_owned()).chain(letters.iter().cloned());
+    let pairs = letters.iter().flat_map(|a| letters.iter().map(move |b| format!("{a}{b}")));
+    let few: Vec<String> = begun().chain(["ab", "bc"].map(String::from)).collect();
+    let equal: Vec<String> = begun().chain(pairs).collect();
+    let long: Vec<String> = begun().chain(["a".repeat(2_000)]).collect();
+    let damaged = model_of(&few)[..40].to_vec();
+    let unread = "could not be read";
+    for (bytes, told) in [
+        (model_of(&few), None),
+        (model_of(&equal), Some("2704 of its merges have the score -1, too many to rank")),
+        (model_of(&long), Some("its piece 53 has 2000 bytes, more than 1024")),
+        (damaged, Some(unread)),
+    ] {
+        fs::write(&file, &bytes).unwrap();
+        let (_dir, output, notes) = with_model(&file);
+        assert_eq!(notes.len(), usize::from(told.is_some()), "{notes:?}");
+        assert!(told.is_none_or(|told| notes[0].contains(told)), "{notes:?}");
+        assert_eq!(fs::read(output.join("tokenizer.model")).unwrap(), bytes);
+        assert_eq!(output.join("tokenizer.json").exists(), told.is_none());
+    }
+}
+
 /// The vocabulary of a GGUF file that is one becomes a `tokenizer.model` and a `tokenizer.json`.
 #[test]
 fn sentencepiece_vocabularies_of_gguf_files_become_models() {

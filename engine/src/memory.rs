@@ -113,8 +113,8 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes that the weights of `files` will take on `backend`, or those of them that are the device's of `rank`. Every tensor that the decoder needs is found and its shape and
-/// format checked, but none is read.
+/// Bytes that the weights of `files` will take on `backend`, or those of them that are the device's of `rank`. Every tensor
+/// that the decoder needs is found and its shape and format checked, but none is read.
 ///
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::TensorShape`] or [`Error::Unsupported`], naming the tensor.

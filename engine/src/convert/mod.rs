@@ -109,13 +109,16 @@ fn copy_folder(files: &ModelFiles, items: &[tensors::Item], staged: &Staged, not
             staged.copy(&path, name)?;
         }
     }
-    if files.path().join("tokenizer.json").is_file() {
-        return Ok(());
-    }
     match Tokenizer::of_model(files) {
+        Ok(_) if files.path().join("tokenizer.json").is_file() => Ok(()),
         Ok(tokenizer) => write_tokenizer_json(&tokenizer, staged, notes),
-        // A model without a tokenizer is none the worse.
-        Err(_) => Ok(()),
+        // A model without a tokenizer, or with one that does not run here, is none the worse.
+        Err(error) => {
+            notes.push(format!(
+                "the tokenizer could not be read, so that its files are copied and not compared: {error}"
+            ));
+            Ok(())
+        }
     }
 }
 

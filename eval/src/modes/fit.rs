@@ -84,8 +84,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// The limits that `config` sets for the prompts of `task` in a batch of such a size: a generated output has to fit into the context of `model`
-    /// too, and so has the token that `CLPInferencer` reckons with.
+    /// The limits that `config` sets for the prompts of `task` in a batch of such a size: a generated output has to fit into
+    /// the context of `model` too, and so has the token that `CLPInferencer` reckons with.
     ///
     /// # Errors
     /// [`Error::Config`] where nothing would be left of a prompt.

@@ -24,6 +24,10 @@ const NEIGHBOURS: usize = 50_000;
 /// Runs of a character that are compared are up to so long.
 const LONGEST_RUN: usize = 100;
 
+/// Longest piece in bytes, and most merges of one score, that are worth trying: the work grows with their squares.
+const MAX_PIECE: usize = 1 << 10;
+const MAX_EQUAL: usize = 1 << 11;
+
 type Merge<'a> = (&'a str, &'a str);
 
 impl SentencePiece {
@@ -45,6 +49,9 @@ impl SentencePiece {
         }
         if collapses_spaces || !escapes_spaces {
             return Err("it removes spaces, or leaves them as they are".into());
+        }
+        if let Some((id, piece)) = self.pieces.iter().enumerate().find(|(_, piece)| piece.text.len() > MAX_PIECE) {
+            return Err(format!("its piece {id} has {} bytes, more than {MAX_PIECE}", piece.text.len()));
         }
         if let Some(piece) = of_kind(PieceKind::Unused).next() {
             return Err(format!("its piece {:?} is only a step on the way to others", piece.text));
@@ -118,6 +125,9 @@ impl SentencePiece {
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut merges = Vec::with_capacity(all.len());
         for equal in all.chunk_by(|a, b| a.0 == b.0) {
+            if equal.len() > MAX_EQUAL {
+                return Err(format!("{} of its merges have the score {}, too many to rank", equal.len(), equal[0].0));
+            }
             in_order(equal.iter().map(|(_, merge)| *merge).collect(), &mut merges)?;
         }
         Ok(merges)
