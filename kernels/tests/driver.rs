@@ -1,10 +1,10 @@
 //! The driver layer against a test double of NVIDIA's driver (`fake_driver/libcuda.c`), which does the queued work as late
 //! as it may, checks every handle and address, and fails where it is told to.
 
+mod doubles;
+
 use std::{
     ffi::{CStr, CString, c_char, c_int},
-    path::PathBuf,
-    process::Command,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -30,40 +30,15 @@ static BROKEN: Module = Module { name: "broken", ptx: ".version 8.0\nBROKEN" };
 struct Fake(&'static Library, #[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 impl Fake {
-    /// Compiles and loads it, before anything looks for the driver: whoever asks for `libcuda.so` then gets this one, by
-    /// its soname. `None`, with a notice, where there is no C compiler.
+    /// `None` where there is no C compiler.
     fn get() -> Option<Self> {
         static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
         static LOCK: Mutex<()> = Mutex::new(());
         let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-        let library = LIBRARY.get_or_init(|| {
-            let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fake_driver/libcuda.c");
-            let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("libcuda-{}.so", std::process::id()));
-            let mut cc = Command::new("cc");
-            cc.args(["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so", "-o"]).arg(&target).arg(source);
-            let built = cc.output().ok()?;
-            assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-            // SAFETY: the initialisers of the double set its own variables.
-            let library = unsafe { Library::new(&target) }.unwrap();
-            std::fs::remove_file(target).unwrap();
-            Some(library)
-        });
-        match library {
-            Some(library) => {
-                let fake = Self(library, guard);
-                fake.call("fake_reset");
-                Some(fake)
-            }
-            None => {
-                assert_ne!(
-                    std::env::var("CI").as_deref(),
-                    Ok("true"),
-                    "no C compiler to build the driver's double with"
-                );
-                eprintln!("skipped: there is no C compiler to build the driver's double with");
-                None
-            }
-        }
+        let library = LIBRARY.get_or_init(|| doubles::load("fake_driver/libcuda.c", "libcuda.so"));
+        let fake = Self(library.as_ref()?, guard);
+        fake.call("fake_reset");
+        Some(fake)
     }
 
     fn call(&self, name: &str) -> i32 {
