@@ -209,6 +209,15 @@ fn annotations_and_labels_may_be_missing() {
     assert_eq!(submission["law"].as_object().unwrap().keys().collect::<Vec<_>>(), ["0", "1"]);
     assert!(run.join("predictions/llama_hf/ceval-test-law.json").is_file());
     assert!(!run.join("results/llama_hf/ceval-test-law.json").exists());
+    // So it is when the run is scored, or shown, again.
+    for stage in ["eval", "viz"] {
+        let output = place.run(&format!("{line} -r -m {stage}")).assert().code(0).get_output().clone();
+        let again = String::from_utf8(output.stdout).unwrap();
+        assert!(again.lines().any(|line| line == row), "{stage}: {again}");
+    }
+    fs::remove_file(run.join("predictions/llama_hf/ceval-test-law.json")).unwrap();
+    let output = place.run(&format!("{line} -r -m viz")).assert().code(1).get_output().clone();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("ceval-test-law: no score: "));
 }
 
 /// A run folder of six answers, of which the predictions file is `content`.

@@ -193,6 +193,7 @@ pub(crate) fn from_results(config: &EvalConfig, folder: &RunFolder, subsets: &[S
     for abbr in subsets {
         let path = folder.path.join(format!("results/{}/{abbr}.json", config.model.abbr));
         let (cell, reason) = match output::read_json(&path)? {
+            None if has_no_labels(config, folder, abbr)? => (Cell::Unlabelled, None),
             None => (Cell::Missing, Some(format!("no score: {} does not exist", path.display()))),
             Some(mut results) => {
                 results.shift_remove("details");
@@ -212,6 +213,13 @@ pub(crate) fn from_results(config: &EvalConfig, folder: &RunFolder, subsets: &[S
         found.accuracies.push(accuracy);
     }
     Ok(found)
+}
+
+/// Whether there are answers of a subset, and nothing that they could be compared with.
+fn has_no_labels(config: &EvalConfig, folder: &RunFolder, subset: &str) -> Result<bool> {
+    let (_, records) = folder.records(&config.model.abbr, subset)?;
+    let is_unlabelled = |record: &Record| record.get("gold").is_some_and(|gold| gold == "");
+    Ok(records.is_some_and(|records| !records.is_empty() && records.iter().all(is_unlabelled)))
 }
 
 /// The answers of unlabelled subsets by subject and row, as C-Eval takes them: `{"law": {"0": "A", …}, …}`.
