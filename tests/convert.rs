@@ -257,6 +257,9 @@ fn with_model(model: &Path) -> (tempfile::TempDir, PathBuf, Vec<String>) {
     (dir, output, done.notes)
 }
 
+/// Tiny SentencePiece models that have an equal `tokenizer.json`.
+const TINY: [&str; 5] = ["llama", "symbols", "prefixed", "collapsed", "unescaped"];
+
 /// Beside a SentencePiece model there is a `tokenizer.json` that gives the ids, and the texts, of the reference library: on its
 /// fuzzed corpus, and for InternLM on all of C-Eval.
 #[test]
@@ -264,7 +267,7 @@ fn sentencepiece_models_become_a_tokenizer_json() {
     let internlm = shared("data/internlm/tokenizer.model").zip(shared("data/ceval/formal_ceval"));
     let tiny = |name: &'static str| (name, fixture("sentencepiece").join(format!("{name}.model")));
     let real = internlm.as_ref().map(|(model, _)| ("internlm", model.clone()));
-    for (name, model) in ["llama", "symbols"].map(tiny).into_iter().chain(real) {
+    for (name, model) in TINY.map(tiny).into_iter().chain(real) {
         let (_dir, output, notes) = with_model(&model);
         assert!(notes.is_empty(), "{name}: {notes:?}");
         assert!(output.join("tokenizer.model").is_file());
@@ -289,14 +292,16 @@ fn sentencepiece_models_become_a_tokenizer_json() {
     }
 }
 
-/// One that replaces characters has no equal, and stays what it is.
+/// One that replaces characters, or takes pieces apart again, has no equal, and stays what it is.
 #[test]
 fn sentencepiece_models_without_an_equal_stay_what_they_are() {
-    let (_dir, output, notes) = with_model(&fixture("sentencepiece").join("folded.model"));
-    let told = |note: &String| note.contains("stays a SentencePiece model") && note.contains("rules of its own");
-    assert!(notes.iter().any(told), "{notes:?}");
-    assert!(!output.join("tokenizer.json").exists());
-    sentencepiece::check("folded", &Tokenizer::open(&output).unwrap());
+    for (name, reason) in [("folded", "rules of its own"), ("steps", "only a step on the way to others")] {
+        let (_dir, output, notes) = with_model(&fixture("sentencepiece").join(format!("{name}.model")));
+        let told = |note: &String| note.contains("stays a SentencePiece model") && note.contains(reason);
+        assert!(notes.iter().any(told), "{notes:?}");
+        assert!(!output.join("tokenizer.json").exists());
+        sentencepiece::check(name, &Tokenizer::open(&output).unwrap());
+    }
 }
 
 /// A SentencePiece model of these pieces, all of one score, whose first one is the unknown one.

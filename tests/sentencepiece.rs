@@ -9,7 +9,7 @@ use oc_tests::{
 
 #[test]
 fn tiny_models_segment_as_the_reference_library() {
-    for name in ["llama", "symbols", "folded"] {
+    for name in ["llama", "symbols", "folded", "prefixed", "collapsed", "unescaped", "steps"] {
         let file = fixture("sentencepiece").join(format!("{name}.model"));
         check(name, &Tokenizer::open(&file).unwrap());
     }

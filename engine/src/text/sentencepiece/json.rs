@@ -5,7 +5,7 @@
 //! where pairs of equal scores overlap: then the left one has to come first. What has no counterpart is refused, and what has
 //! one is compared on every piece, on pieces beside one another, and on runs, before it is given out.
 
-use super::{PieceKind, SPACE, SentencePiece};
+use super::{PieceKind, SPACE, SentencePiece, proto::Piece};
 use std::collections::HashMap;
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer,
@@ -42,85 +42,136 @@ impl SentencePiece {
     }
 
     fn build(&self) -> Result<Tokenizer, String> {
-        let [adds_space, collapses_spaces, escapes_spaces] = self.normalizer.spaces();
-        let of_kind = |kind| self.pieces.iter().filter(move |piece| piece.kind == kind);
-        if self.normalizer.has_rules() {
-            return Err("it replaces characters by rules of its own".into());
-        }
-        if collapses_spaces || !escapes_spaces {
-            return Err("it removes spaces, or leaves them as they are".into());
-        }
-        if let Some((id, piece)) = self.pieces.iter().enumerate().find(|(_, piece)| piece.text.len() > MAX_PIECE) {
-            return Err(format!("its piece {id} has {} bytes, more than {MAX_PIECE}", piece.text.len()));
-        }
-        if let Some(piece) = of_kind(PieceKind::Unused).next() {
-            return Err(format!("its piece {:?} is only a step on the way to others", piece.text));
-        }
-        if adds_space && let Some(piece) = of_kind(PieceKind::UserDefined).next() {
-            return Err(format!("it puts a space in front of a text, but not behind its symbol {:?}", piece.text));
-        }
+        self.check_pieces()?;
         let name = |text: &str| if self.bytes.is_some() && text == "\0" { ZERO.to_owned() } else { text.to_owned() };
         let vocab: Vocab = self.all_pieces().map(|(text, id)| (name(text), id)).collect();
         if vocab.len() != self.pieces.len() {
             return Err(format!("it has a piece {ZERO:?}"));
         }
+        let words = match self.has_symbols() {
+            true => Some(self.words(vocab.iter().map(|(name, id)| (name.as_str(), *id)))?),
+            false => None,
+        };
         let merges = self.merges()?.into_iter().map(|(left, right)| (left.to_owned(), right.to_owned())).collect();
         let model = BPE::builder()
             .vocab_and_merges(vocab, merges)
             .unk_token(self.pieces[self.unknown as usize].text.clone())
             .fuse_unk(true)
             .byte_fallback(self.bytes.is_some())
+            .ignore_merges(words.is_some())
             .build();
-        let mut tokenizer = Tokenizer::new(model.map_err(|e| e.to_string())?);
+        let error = |e: tokenizers::Error| e.to_string();
+        let mut tokenizer = Tokenizer::new(model.map_err(error)?);
+        tokenizer.with_normalizer(Some(self.normalizers().map_err(error)?));
+        tokenizer.with_pre_tokenizer(words);
+        tokenizer.with_decoder(Some(self.decoders().map_err(error)?));
 
-        let replace = |from: &str, to: String| Replace::new(ReplacePattern::String(from.into()), to);
-        let space = SPACE.to_string();
-        let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
-        if adds_space {
-            normalizers.push(Prepend::new(space.clone()).into());
-        }
-        normalizers.push(replace(" ", space.clone()).map_err(|e| e.to_string())?.into());
-        tokenizer.with_normalizer(Some(Normalizers::new(normalizers)));
-        let mut decoders: Vec<DecoderWrapper> = vec![
-            replace(&space, " ".into()).map_err(|e| e.to_string())?.into(),
-            replace(ZERO, "\0".into()).map_err(|e| e.to_string())?.into(),
-            ByteFallback::new().into(),
-            Fuse::new().into(),
-        ];
-        if adds_space {
-            decoders.push(Strip::new(' ', 1, 0).into());
-        }
-        tokenizer.with_decoder(Some(Decoders::new(decoders)));
-
-        // Looked for in the text as it is, and those of the model in what is segmented.
-        let added = |text: &str, special, normalized| AddedToken::from(text, special).normalized(normalized);
         for (_, text, special) in self.special.all() {
-            let token = [added(text, special, false)];
+            let token = [AddedToken::from(text, special).normalized(false)];
             if special {
                 tokenizer.add_special_tokens(&token)
             } else {
                 tokenizer.add_tokens(&token)
             };
         }
-        let own =
-            of_kind(PieceKind::UserDefined).filter(|piece| self.special.all().all(|(_, text, _)| text != piece.text));
-        tokenizer.add_tokens(&own.map(|piece| added(&piece.text, false, true)).collect::<Vec<_>>());
         let text = |id: Option<u32>| id.and_then(|id| self.token(id));
         surround(&mut tokenizer, text(self.special.prefix).as_deref(), text(self.special.suffix).as_deref())?;
         Ok(tokenizer)
     }
 
+    /// Refuses what has no counterpart.
+    fn check_pieces(&self) -> Result<(), String> {
+        let [_, collapses_spaces, escapes_spaces] = self.normalizer.spaces();
+        if self.normalizer.has_rules() {
+            return Err("it replaces characters by rules of its own".into());
+        }
+        for (id, Piece { text, kind, .. }) in self.pieces.iter().enumerate() {
+            if text.len() > MAX_PIECE {
+                return Err(format!("its piece {id} has {} bytes, more than {MAX_PIECE}", text.len()));
+            }
+            // What is merged to it would have to be taken apart again.
+            if *kind == PieceKind::Unused && self.merges_to(text).next().is_some() {
+                return Err(format!("its piece {text:?} is only a step on the way to others"));
+            }
+            if *kind == PieceKind::UserDefined && collapses_spaces && text.contains(' ') {
+                return Err(format!("it collapses spaces, but not those of its symbol {text:?}"));
+            }
+            // Decoding takes one space from each of the first pieces.
+            if collapses_spaces && text.starts_with(&SPACE.to_string().repeat(2)) {
+                return Err(format!("it collapses spaces, but has the piece {text:?}"));
+            }
+        }
+        if !escapes_spaces && self.bytes.is_some() && !self.ids.contains_key(SPACE.to_string().as_str()) {
+            return Err(format!("it spells {SPACE:?} as bytes, but decodes it as a space"));
+        }
+        Ok(())
+    }
+
+    /// What is done to spaces before segmentation.
+    fn normalizers(&self) -> Result<Normalizers, tokenizers::Error> {
+        let [adds_space, collapses_spaces, escapes_spaces] = self.normalizer.spaces();
+        let space = if escapes_spaces { SPACE } else { ' ' }.to_string();
+        let expression = |text: &str, by: &str| Replace::new(ReplacePattern::Regex(text.into()), by);
+        let mut out: Vec<NormalizerWrapper> = Vec::new();
+        if collapses_spaces {
+            out.push(expression(r"\A +", "")?.into());
+            out.push(expression(" {2,}", " ")?.into());
+        }
+        if adds_space {
+            out.push(Prepend::new(space.clone()).into());
+        }
+        if escapes_spaces {
+            out.push(Replace::new(ReplacePattern::String(" ".into()), space.clone())?.into());
+        }
+        if collapses_spaces {
+            // The one in front too, and signs for spaces that were spelt out.
+            out.push(expression(&format!(r"{space}+\z"), "")?.into());
+        }
+        Ok(Normalizers::new(out))
+    }
+
+    /// From pieces to text.
+    fn decoders(&self) -> Result<Decoders, tokenizers::Error> {
+        let [_, collapses_spaces, escapes_spaces] = self.normalizer.spaces();
+        let replace = |from: &str, to: &str| Replace::new(ReplacePattern::String(from.into()), to);
+        // How many of the first pieces lose the space that they begin with.
+        let stripped = match (self.normalizer.adds_space(), collapses_spaces) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => usize::from(u16::MAX),
+        };
+        let spaces = DecoderWrapper::from(replace(&SPACE.to_string(), " ")?);
+        let mut out: Vec<DecoderWrapper> =
+            vec![replace(ZERO, "\0")?.into(), ByteFallback::new().into(), Fuse::new().into()];
+        if escapes_spaces {
+            out.insert(0, spaces);
+            out.push(Strip::new(' ', stripped, 0).into());
+        } else {
+            // Spaces are no signs for spaces, and none is taken away.
+            out.push(Strip::new(SPACE, stripped, 0).into());
+            out.push(spaces);
+        }
+        Ok(Decoders::new(out))
+    }
+
+    /// Pairs of pieces that are merged to `text`.
+    fn merges_to<'a>(&self, text: &'a str) -> impl Iterator<Item = Merge<'a>> {
+        let is_merged = |text: &str| {
+            match self.ids.get(text) {
+                Some(id) => self.pieces[*id as usize].kind != PieceKind::UserDefined,
+                // Every character is there to be merged, a piece or not.
+                None => text.chars().nth(1).is_none(),
+            }
+        };
+        let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
+        cuts.filter(move |(left, right)| is_merged(left) && is_merged(right))
+    }
+
     /// Pairs of pieces that are a piece together, in the order in which they are merged.
     fn merges(&self) -> Result<Vec<Merge<'_>>, String> {
-        let score = |text: &str| {
-            let id = *self.ids.get(text)? as usize;
-            (self.pieces[id].kind == PieceKind::Normal).then_some(self.pieces[id].score)
-        };
         let mut all: Vec<(f32, Merge<'_>)> = Vec::new();
         for piece in self.pieces.iter().filter(|piece| piece.kind == PieceKind::Normal) {
-            let cuts = piece.text.char_indices().skip(1).map(|(at, _)| piece.text.split_at(at));
-            let cuts = cuts.filter(|(left, right)| score(left).is_some() && score(right).is_some());
-            all.extend(cuts.map(|merge| (piece.score, merge)));
+            all.extend(self.merges_to(&piece.text).map(|merge| (piece.score, merge)));
         }
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut merges = Vec::with_capacity(all.len());

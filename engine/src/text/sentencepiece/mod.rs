@@ -8,6 +8,7 @@ mod bpe;
 mod json;
 mod normalizer;
 mod proto;
+mod symbols;
 
 use serde_json::{Map, Value, json};
 use std::{collections::HashMap, fs, path::Path};
@@ -270,9 +271,13 @@ impl SentencePiece {
 
     /// Appends the ids of text without special tokens.
     fn segment(&self, text: &str, out: &mut Vec<u32>) {
-        let text = self.normalizer.normalize(text, &self.user_defined);
+        self.pieces_of(&self.normalizer.normalize(text, &self.user_defined), out);
+    }
+
+    /// Appends the ids of normalised text.
+    fn pieces_of(&self, text: &str, out: &mut Vec<u32>) {
         let mut unknown_before = false;
-        bpe::segment(&text, self, &mut |piece| {
+        bpe::segment(text, self, &mut |piece| {
             let id = self.ids.get(piece).copied();
             match (id, &self.bytes) {
                 (Some(id), _) => out.push(id),
