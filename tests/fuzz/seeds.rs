@@ -1,6 +1,9 @@
 //! Small files that are right, to be damaged.
 
-use oc_tests::{checkpoint, fixture, gguf::gguf};
+use oc_tests::{
+    checkpoint, fixture,
+    gguf::{Vocabulary, gguf},
+};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -25,7 +28,7 @@ pub fn of(loader: &str) -> Vec<Seed> {
             .iter()
             .map(|name| fs::read(checkpoint(name).join("config.json")).unwrap())
             .collect(),
-        "gguf" => vec![gguf(false, false), gguf(true, false)],
+        "gguf" => vec![gguf(&Vocabulary::Bytes, false), gguf(&Vocabulary::small(), false)],
         "sentencepiece" => {
             let fixture = |name| fs::read(fixture("sentencepiece").join(name)).unwrap();
             vec![sentencepiece(), fixture("folded.model"), fixture("symbols.model")]

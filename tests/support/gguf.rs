@@ -35,8 +35,35 @@ impl GgufWriter {
     }
 }
 
-/// The file of a LLaMA with a tokenizer of one kind or the other, with all tensors that it needs or only some.
-pub fn gguf(is_sentencepiece: bool, is_complete: bool) -> Vec<u8> {
+/// What a file says of its tokenizer.
+pub enum Vocabulary {
+    /// Byte-level, of a few tokens.
+    Bytes,
+    /// With bytes for what is unknown.
+    SentencePiece {
+        /// Text, score and kind of each.
+        pieces: Vec<(String, f32, i32)>,
+        /// Whether a space is put in front of a text.
+        adds_space: bool,
+    },
+}
+
+/// A few tokens: three special ones, letters, a space, pairs.
+const TOKENS: [(&str, i32); 8] =
+    [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("a", 1), ("b", 1), ("ab", 1), ("\u{2581}", 1), ("\u{2581}a", 1)];
+
+impl Vocabulary {
+    /// SentencePiece, of a few pieces and bytes.
+    pub fn small() -> Self {
+        let tokens = TOKENS.map(|(text, kind)| (text.to_owned(), kind));
+        let all = tokens.into_iter().chain((0..256).map(|byte| (format!("<0x{byte:02X}>"), 6)));
+        let pieces = all.enumerate().map(|(id, (text, kind))| (text, -(id as f32), kind)).collect();
+        Self::SentencePiece { pieces, adds_space: true }
+    }
+}
+
+/// The file of a LLaMA with this tokenizer, with all tensors that it needs or only some.
+pub fn gguf(vocabulary: &Vocabulary, is_complete: bool) -> Vec<u8> {
     let mut out = GgufWriter { entries: 0, bytes: Vec::new() };
     out.text("general.architecture", "llama");
     for (key, value) in [
@@ -51,24 +78,27 @@ pub fn gguf(is_sentencepiece: bool, is_complete: bool) -> Vec<u8> {
     }
     out.key("llama.attention.layer_norm_rms_epsilon", 6);
     out.bytes.extend(1e-5_f32.to_le_bytes());
-    let mut tokens: Vec<String> =
-        ["<unk>", "<s>", "</s>", "a", "b", "ab", "\u{2581}", "\u{2581}a"].map(String::from).into();
-    let mut kinds = vec![2, 3, 3, 1, 1, 1, 1, 1];
-    if is_sentencepiece {
-        tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-        kinds.resize(tokens.len(), 6);
-        out.array("tokenizer.ggml.scores", 6, tokens.len());
-        (0..tokens.len()).for_each(|i| out.bytes.extend((-(i as f32)).to_le_bytes()));
-    } else {
-        out.text("tokenizer.ggml.pre", "gpt-2");
-        out.array("tokenizer.ggml.merges", 8, 1);
-        out.string("a b");
-    }
+    let tokens: Vec<(&str, i32)> = match vocabulary {
+        Vocabulary::Bytes => {
+            out.text("tokenizer.ggml.pre", "gpt-2");
+            out.array("tokenizer.ggml.merges", 8, 1);
+            out.string("a b");
+            TOKENS.to_vec()
+        }
+        Vocabulary::SentencePiece { pieces, adds_space } => {
+            out.array("tokenizer.ggml.scores", 6, pieces.len());
+            pieces.iter().for_each(|(_, score, _)| out.bytes.extend(score.to_le_bytes()));
+            out.key("tokenizer.ggml.add_space_prefix", 7);
+            out.bytes.push(u8::from(*adds_space));
+            pieces.iter().map(|(text, _, kind)| (text.as_str(), *kind)).collect()
+        }
+    };
+    let is_sentencepiece = matches!(vocabulary, Vocabulary::SentencePiece { .. });
     out.text("tokenizer.ggml.model", if is_sentencepiece { "llama" } else { "gpt2" });
-    out.array("tokenizer.ggml.token_type", 5, kinds.len());
-    kinds.iter().for_each(|kind: &i32| out.bytes.extend(kind.to_le_bytes()));
+    out.array("tokenizer.ggml.token_type", 5, tokens.len());
+    tokens.iter().for_each(|(_, kind)| out.bytes.extend(kind.to_le_bytes()));
     out.array("tokenizer.ggml.tokens", 8, tokens.len());
-    tokens.iter().for_each(|token| out.string(token));
+    tokens.iter().for_each(|(text, _)| out.string(text));
     out.number("tokenizer.ggml.bos_token_id", 1);
     out.number("tokenizer.ggml.eos_token_id", 2);
     // ggml's numbers of F32 and Q8_0: (name, rows, type), all 32 wide.

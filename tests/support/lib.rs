@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Names of the committed checkpoints, each with `<name>.reference.json` beside it.
-pub const CHECKPOINTS: [&str; 13] = [
+pub const CHECKPOINTS: [&str; 14] = [
     "llama",
     "llama-tied",
     "llama-linear",
@@ -24,6 +24,7 @@ pub const CHECKPOINTS: [&str; 13] = [
     "internlm",
     "internlm2",
     "internlm2-ntk",
+    "internlm2-q8_0",
     "opt",
     "opt-post",
     "opt-bare",

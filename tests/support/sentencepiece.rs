@@ -1,7 +1,8 @@
 //! What the SentencePiece library makes of texts, and whether a tokenizer does the same.
 
-use crate::fixture;
+use crate::{fixture, gguf::Vocabulary};
 use oc_engine::Tokenizer;
+use prost::Message;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -18,6 +19,42 @@ struct Row {
     text: String,
     ids: Vec<u32>,
     decoded: String,
+}
+
+#[derive(Message)]
+struct Model {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<Piece>,
+    #[prost(message, optional, tag = "3")]
+    normalizer: Option<Normalizer>,
+}
+
+#[derive(Message)]
+struct Piece {
+    #[prost(string, tag = "1")]
+    text: String,
+    #[prost(float, tag = "2")]
+    score: f32,
+    #[prost(int32, optional, tag = "3")]
+    kind: Option<i32>,
+}
+
+#[derive(Message)]
+struct Normalizer {
+    #[prost(bool, optional, tag = "3")]
+    add_dummy_prefix: Option<bool>,
+}
+
+/// A `tokenizer.model` as llama.cpp's converter writes it into a GGUF file.
+///
+/// # Panics
+/// When it is none.
+pub fn vocabulary(model: &[u8]) -> Vocabulary {
+    let model = Model::decode(model).unwrap();
+    Vocabulary::SentencePiece {
+        pieces: model.pieces.into_iter().map(|piece| (piece.text, piece.score, piece.kind.unwrap_or(1))).collect(),
+        adds_space: model.normalizer.and_then(|normalizer| normalizer.add_dummy_prefix).unwrap_or(true),
+    }
 }
 
 fn reference(name: &str) -> Reference {

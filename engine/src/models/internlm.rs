@@ -8,7 +8,7 @@ use super::{Architecture, Biases, llama};
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     class: "InternLMForCausalLM",
     model_type: "internlm",
-    gguf: Some("internlm"),
+    gguf: None,
     // A configuration without the field has them.
     config: llama::config,
     biases: Biases::Field { name: "bias", default: true },

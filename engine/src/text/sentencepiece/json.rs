@@ -249,7 +249,92 @@ fn in_order<'a>(mut rest: Vec<Merge<'a>>, out: &mut Vec<Merge<'a>>) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::proto, *};
+    use std::path::Path;
+    use tokenizers::{NormalizedString, Normalizer, normalizers::Precompiled};
+
+    /// A model of these pieces, and an unknown one, that leaves spaces as they are.
+    fn model(pieces: &[(&str, f32, PieceKind)]) -> SentencePiece {
+        let pieces = [("<unk>", 0.0, PieceKind::Unknown)].iter().chain(pieces);
+        let pieces = pieces.map(|(text, score, kind)| Piece { text: (*text).into(), score: *score, kind: *kind });
+        let model = proto::Model {
+            pieces: pieces.collect(),
+            kind: proto::BPE,
+            byte_fallback: false,
+            charsmap: Vec::new(),
+            add_dummy_prefix: false,
+            remove_extra_whitespaces: false,
+            escape_whitespaces: false,
+        };
+        let mut model = SentencePiece::new(model).unwrap();
+        model.special.insert(0, "<unk>", true);
+        model
+    }
+
+    /// Every list of some of these merges.
+    fn lists<'a>(merges: &[Merge<'a>]) -> Vec<Vec<Merge<'a>>> {
+        let begun = (0..merges.len()).flat_map(|first| {
+            let others: Vec<Merge<'_>> = merges.iter().copied().filter(|other| *other != merges[first]).collect();
+            lists(&others).into_iter().map(move |rest| [vec![merges[first]], rest].concat())
+        });
+        begun.chain([Vec::new()]).collect()
+    }
+
+    /// Whether some list of merges gives these texts the pieces that the model gives them.
+    fn has_list(model: &SentencePiece, texts: &[&str]) -> bool {
+        let vocab: Vocab = model.all_pieces().map(|(text, id)| (text.to_owned(), id)).collect();
+        let cuts = |text: &'static str| text.char_indices().skip(1).map(move |(at, _)| text.split_at(at));
+        let merges: Vec<Merge<'static>> = model
+            .pieces
+            .iter()
+            .filter(|piece| piece.kind != PieceKind::Unknown)
+            .flat_map(|piece| cuts(piece.text.clone().leak()))
+            .filter(|(left, right)| vocab.contains_key(*left) && vocab.contains_key(*right))
+            .collect();
+        lists(&merges).into_iter().any(|list| {
+            let list = list.into_iter().map(|(left, right)| (left.to_owned(), right.to_owned())).collect();
+            let tokenizer = Tokenizer::new(BPE::builder().vocab_and_merges(vocab.clone(), list).build().unwrap());
+            texts.iter().all(|text| tokenizer.encode_fast(*text, false).unwrap().get_ids() == model.encode(text, false))
+        })
+    }
+
+    #[test]
+    fn no_list_of_merges_takes_the_leftmost_of_two_that_overlap_both_ways() {
+        let letters = ["a", "b"].map(|letter| (letter, -9.0, PieceKind::Normal));
+        let of =
+            |ba| model(&[&letters[..], &[("ab", -1.0, PieceKind::Normal), ("ba", ba, PieceKind::Normal)]].concat());
+        let texts = ["aba", "bab"];
+        assert!(!has_list(&of(-1.0), &texts));
+        assert!(of(-1.0).to_json().unwrap_err().contains("other ids"));
+        assert!(has_list(&of(-2.0), &texts));
+        assert!(of(-2.0).to_json().is_ok());
+    }
+
+    #[test]
+    fn no_list_of_merges_takes_a_piece_apart_again() {
+        let letters = ["a", "b", "c"].map(|letter| (letter, -9.0, PieceKind::Normal));
+        let of = |kind| model(&[&letters[..], &[("ab", -1.0, kind), ("bc", -2.0, PieceKind::Normal)]].concat());
+        let texts = ["abc", "bc"];
+        assert!(!has_list(&of(PieceKind::Unused), &texts));
+        assert!(of(PieceKind::Unused).to_json().unwrap_err().contains("only a step"));
+        assert!(has_list(&of(PieceKind::Normal), &texts));
+        assert!(of(PieceKind::Normal).to_json().is_ok());
+    }
+
+    /// The library has a part for rules; it drops what stands behind the replaced character in its grapheme.
+    #[test]
+    fn the_librarys_rules_for_characters_are_others() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/sentencepiece/folded.model");
+        let model = proto::parse(&std::fs::read(file).unwrap()).unwrap();
+        let library = Precompiled::from(&model.charsmap).unwrap();
+        let own = SentencePiece::new(model).unwrap();
+        for (text, wanted) in [("a\u{fb01}", ["\u{2581}afi", "afi"]), ("\u{fb01}\u{301}", ["\u{2581}fi\u{301}", "fi"])]
+        {
+            let mut normalized = NormalizedString::from(text);
+            library.normalize(&mut normalized).unwrap();
+            assert_eq!([own.normalizer.normalize(text, &own.user_defined).as_str(), normalized.get()], wanted);
+        }
+    }
 
     fn ordered(merges: &[Merge<'static>]) -> Result<Vec<Merge<'static>>, String> {
         let mut out = Vec::new();
