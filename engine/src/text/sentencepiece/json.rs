@@ -2,8 +2,10 @@
 //!
 //! Both merge neighbours until no two are a piece. SentencePiece takes the pair whose piece has the best score, and the
 //! leftmost of several; a `tokenizer.json` takes the pair that comes first in a list. With a list by scores they differ only
-//! where pairs of equal scores overlap: then the left one has to come first. What has no counterpart is refused, and what has
-//! one is compared on every piece, on pieces beside one another, and on runs, before it is given out.
+//! where pairs of equal scores overlap: then the left one has to come first. Spaces are added, collapsed and escaped by
+//! expressions, and symbols are words (`symbols.rs`). What has no counterpart is refused (rules for characters, pieces that are
+//! taken apart again, equal scores that no list ranks: the tests show why), and what has one is compared on every piece, on
+//! pieces beside one another, on runs, and where the list could not put the left pair first, before it is given out.
 
 use super::{PieceKind, SPACE, SentencePiece, proto::Piece};
 use std::collections::HashMap;
@@ -27,6 +29,8 @@ const LONGEST_RUN: usize = 100;
 /// Longest piece in bytes, and most merges of one score, that are worth trying: the work grows with their squares.
 const MAX_PIECE: usize = 1 << 10;
 const MAX_EQUAL: usize = 1 << 11;
+/// Texts in which the wrong merge might come first that are worth comparing.
+const MAX_INVERSIONS: usize = 1 << 17;
 
 type Merge<'a> = (&'a str, &'a str);
 
@@ -52,7 +56,8 @@ impl SentencePiece {
             true => Some(self.words(vocab.iter().map(|(name, id)| (name.as_str(), *id)))?),
             false => None,
         };
-        let merges = self.merges()?.into_iter().map(|(left, right)| (left.to_owned(), right.to_owned())).collect();
+        let merges =
+            self.merges()?.iter().map(|(_, (left, right))| ((*left).to_owned(), (*right).to_owned())).collect();
         let model = BPE::builder()
             .vocab_and_merges(vocab, merges)
             .unk_token(self.pieces[self.unknown as usize].text.clone())
@@ -167,8 +172,8 @@ impl SentencePiece {
         cuts.filter(move |(left, right)| is_merged(left) && is_merged(right))
     }
 
-    /// Pairs of pieces that are a piece together, in the order in which they are merged.
-    fn merges(&self) -> Result<Vec<Merge<'_>>, String> {
+    /// Pairs of pieces that are a piece together, with its score, in the order in which they are merged.
+    fn merges(&self) -> Result<Vec<(f32, Merge<'_>)>, String> {
         let mut all: Vec<(f32, Merge<'_>)> = Vec::new();
         for piece in self.pieces.iter().filter(|piece| piece.kind == PieceKind::Normal) {
             all.extend(self.merges_to(&piece.text).map(|merge| (piece.score, merge)));
@@ -176,18 +181,39 @@ impl SentencePiece {
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut merges = Vec::with_capacity(all.len());
         for equal in all.chunk_by(|a, b| a.0 == b.0) {
+            let score = equal[0].0;
             if equal.len() > MAX_EQUAL {
-                return Err(format!("{} of its merges have the score {}, too many to rank", equal.len(), equal[0].0));
+                return Err(format!("{} of its merges have the score {score}, too many to rank", equal.len()));
             }
-            in_order(equal.iter().map(|(_, merge)| *merge).collect(), &mut merges)?;
+            let mut ordered = Vec::with_capacity(equal.len());
+            in_order(equal.iter().map(|(_, merge)| *merge).collect(), &mut ordered)?;
+            merges.extend(ordered.into_iter().map(|merge| (score, merge)));
         }
         Ok(merges)
     }
 
+    /// Texts in which a merge stands left of one of the same score that comes before it.
+    fn inversions(&self) -> Result<Vec<String>, String> {
+        let mut texts = Vec::new();
+        for equal in self.merges()?.chunk_by(|a, b| a.0 == b.0) {
+            let mut before: HashMap<&str, Vec<&str>> = HashMap::new();
+            for (_, (left, right)) in equal {
+                texts.extend(before.get(right).into_iter().flatten().map(|last| format!("{left}{right}{last}")));
+                before.entry(left).or_default().push(right);
+                if texts.len() > MAX_INVERSIONS {
+                    return Err(format!("more than {MAX_INVERSIONS} of its merges overlap both ways"));
+                }
+            }
+        }
+        Ok(texts)
+    }
+
     /// Refuses a tokenizer that gives other ids, or other text.
     fn compare(&self, tokenizer: &Tokenizer) -> Result<(), String> {
-        let texts = self.pieces.iter().map(|piece| piece.text.replace(SPACE, " "));
-        let text_of = |i: usize| self.pieces[i % self.pieces.len()].text.replace(SPACE, " ");
+        let [.., escapes_spaces] = self.normalizer.spaces();
+        let spelt = |text: &str| if escapes_spaces { text.replace(SPACE, " ") } else { text.to_owned() };
+        let texts = self.pieces.iter().map(|piece| spelt(&piece.text));
+        let text_of = |i: usize| spelt(&self.pieces[i % self.pieces.len()].text);
         // Two and three pieces from all over the vocabulary, always the same ones.
         let mixed = (0..NEIGHBOURS).map(|i| {
             let some = i.wrapping_mul(0x9e37_79b9);
@@ -201,10 +227,11 @@ impl SentencePiece {
         let single =
             self.pieces.iter().filter(|piece| piece.text.chars().count() <= 2 && piece.kind == PieceKind::Normal);
         let runs = single.take(2_000).flat_map(|piece| {
-            let text = piece.text.replace(SPACE, " ");
+            let text = spelt(&piece.text);
             [2, 3, 5, 7, 16, 33, LONGEST_RUN].map(|count| text.repeat(count))
         });
-        for text in texts.chain(mixed).chain(runs) {
+        let inversions = self.inversions()?.into_iter().map(|text| spelt(&text));
+        for text in texts.chain(mixed).chain(runs).chain(inversions) {
             let found = tokenizer.encode_fast(text.as_str(), true).map_err(|e| e.to_string())?;
             let wanted = self.encode(&text, true);
             if found.get_ids() != wanted {
