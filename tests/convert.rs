@@ -358,7 +358,7 @@ fn models_that_are_not_worth_trying_stay_what_they_are() {
 fn sentencepiece_vocabularies_of_gguf_files_become_models() {
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("m.gguf"), dir.path().join("out"));
-    fs::write(&input, gguf::gguf(&gguf::Vocabulary::small(), true)).unwrap();
+    fs::write(&input, gguf::gguf("llama", &gguf::Vocabulary::small(), true)).unwrap();
     let done = converted(&input, &output, &ConvertOptions::default()).unwrap();
     assert!(done.notes.is_empty(), "{:?}", done.notes);
     let before = Tokenizer::open(&input).unwrap();
@@ -385,7 +385,9 @@ fn sentencepiece_vocabularies_of_gguf_files_segment_as_the_reference_library() {
     for (name, model) in ["llama", "symbols", "prefixed"].map(tiny).into_iter().chain(real) {
         let dir = tempfile::tempdir().unwrap();
         let (input, output) = (dir.path().join("m.gguf"), dir.path().join("out"));
-        fs::write(&input, gguf::gguf(&sentencepiece::vocabulary(&fs::read(model).unwrap()), true)).unwrap();
+        let architecture = if name == "internlm" { "internlm2" } else { "llama" };
+        let vocabulary = sentencepiece::vocabulary(&fs::read(model).unwrap());
+        fs::write(&input, gguf::gguf(architecture, &vocabulary, true)).unwrap();
         let done = converted(&input, &output, &ConvertOptions::default()).unwrap();
         assert!(done.notes.is_empty(), "{name}: {:?}", done.notes);
         for path in [input, output.join("tokenizer.model"), output.join("tokenizer.json")] {
@@ -393,6 +395,8 @@ fn sentencepiece_vocabularies_of_gguf_files_segment_as_the_reference_library() {
             sentencepiece::check(name, &tokenizer);
             if let Some((_, ceval)) = internlm.as_ref().filter(|_| name == "internlm") {
                 sentencepiece::check_ceval(&tokenizer, ceval);
+                // What stands for the zero character in such files.
+                assert_eq!(tokenizer.encode("\u{1f409}", false).unwrap(), [243, 162, 147, 140]);
             }
         }
     }
@@ -403,7 +407,7 @@ fn sentencepiece_vocabularies_of_gguf_files_segment_as_the_reference_library() {
 fn incomplete_models_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("m.gguf");
-    fs::write(&input, gguf::gguf(&gguf::Vocabulary::Bytes, false)).unwrap();
+    fs::write(&input, gguf::gguf("llama", &gguf::Vocabulary::Bytes, false)).unwrap();
     let error = converted(&input, &dir.path().join("out"), &ConvertOptions::default()).unwrap_err().to_string();
     assert!(error.contains("is missing from"), "{error}");
 }

@@ -28,7 +28,7 @@ pub fn of(loader: &str) -> Vec<Seed> {
             .iter()
             .map(|name| fs::read(checkpoint(name).join("config.json")).unwrap())
             .collect(),
-        "gguf" => vec![gguf(&Vocabulary::Bytes, false), gguf(&Vocabulary::small(), false)],
+        "gguf" => vec![gguf("llama", &Vocabulary::Bytes, false), gguf("llama", &Vocabulary::small(), false)],
         "sentencepiece" => {
             let fixture = |name| fs::read(fixture("sentencepiece").join(name)).unwrap();
             vec![sentencepiece(), fixture("folded.model"), fixture("symbols.model")]

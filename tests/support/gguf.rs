@@ -62,10 +62,11 @@ impl Vocabulary {
     }
 }
 
-/// The file of a LLaMA with this tokenizer, with all tensors that it needs or only some.
-pub fn gguf(vocabulary: &Vocabulary, is_complete: bool) -> Vec<u8> {
+/// The file of a tiny model (`llama`, or what has the same tensors) with this tokenizer, with all tensors that it needs or only
+/// some.
+pub fn gguf(architecture: &str, vocabulary: &Vocabulary, is_complete: bool) -> Vec<u8> {
     let mut out = GgufWriter { entries: 0, bytes: Vec::new() };
-    out.text("general.architecture", "llama");
+    out.text("general.architecture", architecture);
     for (key, value) in [
         ("embedding_length", 32),
         ("feed_forward_length", 32),
@@ -74,9 +75,9 @@ pub fn gguf(vocabulary: &Vocabulary, is_complete: bool) -> Vec<u8> {
         ("attention.head_count_kv", 1),
         ("context_length", 16),
     ] {
-        out.number(&format!("llama.{key}"), value);
+        out.number(&format!("{architecture}.{key}"), value);
     }
-    out.key("llama.attention.layer_norm_rms_epsilon", 6);
+    out.key(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 6);
     out.bytes.extend(1e-5_f32.to_le_bytes());
     let tokens: Vec<(&str, i32)> = match vocabulary {
         Vocabulary::Bytes => {

@@ -51,8 +51,11 @@ struct Normalizer {
 /// When it is none.
 pub fn vocabulary(model: &[u8]) -> Vocabulary {
     let model = Model::decode(model).unwrap();
+    // It writes InternLM2's zero character so.
+    let text = |text: String| if text == "\0" { "\u{1f409}".to_owned() } else { text };
+    let piece = |piece: Piece| (text(piece.text), piece.score, piece.kind.unwrap_or(1));
     Vocabulary::SentencePiece {
-        pieces: model.pieces.into_iter().map(|piece| (piece.text, piece.score, piece.kind.unwrap_or(1))).collect(),
+        pieces: model.pieces.into_iter().map(piece).collect(),
         adds_space: model.normalizer.and_then(|normalizer| normalizer.add_dummy_prefix).unwrap_or(true),
     }
 }

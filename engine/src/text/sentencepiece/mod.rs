@@ -22,6 +22,8 @@ use crate::{
 
 /// Stands for a space inside pieces.
 const SPACE: char = '\u{2581}';
+/// Stands for the zero character in GGUF files of InternLM2.
+const ZERO_SIGN: &str = "\u{1f409}";
 /// What the reference library decodes an unknown piece to, where no role makes it a special token.
 const UNKNOWN_TEXT: &str = " \u{2047} ";
 
@@ -320,8 +322,11 @@ fn gguf_model(gguf: &Gguf) -> Result<proto::Model> {
         let (scores, kinds) = (scores.len(), kinds.len());
         return Err(gguf.malformed(format!("{scores} scores and {kinds} token types for {} tokens", tokens.len())));
     }
+    // llama.cpp's converter puts a sign in the place of InternLM2's zero character.
+    let has_sign = gguf.str("general.architecture")? == Some("internlm2") && !tokens.contains(&"\0");
     let pieces = tokens.iter().zip(scores).zip(kinds).enumerate().map(|(id, ((text, score), kind))| {
-        proto::piece(id, (*text).to_owned(), score, kind as i32).map_err(|reason| gguf.malformed(reason))
+        let text = if has_sign && *text == ZERO_SIGN { "\0" } else { text };
+        proto::piece(id, text.to_owned(), score, kind as i32).map_err(|reason| gguf.malformed(reason))
     });
     Ok(proto::Model {
         pieces: pieces.collect::<Result<_>>()?,
