@@ -4,7 +4,11 @@ use oc_engine::{
     ConvertOptions, Dtype, Engine, EngineOptions, Error, ModelFiles, Request, ScoreRequest, Tokenizer, convert,
 };
 use oc_kernels::WeightFormat;
-use oc_tests::{checkpoint, fixture, gguf, model, reference, sentencepiece, shared};
+use oc_tests::{
+    checkpoint, fixture, gguf, model, reference,
+    sentencepiece::{self, RandomModels},
+    shared,
+};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -291,6 +295,30 @@ fn sentencepiece_models_become_a_tokenizer_json() {
             }
         }
     }
+}
+
+/// Whenever a model made by chance becomes one, that gives the ids of the reference library too.
+#[test]
+fn random_sentencepiece_models_become_equals_or_stay_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("any.model");
+    let RandomModels { texts, models } = RandomModels::read();
+    let mut written = 0;
+    for (number, random) in models.iter().enumerate() {
+        fs::write(&file, random.model()).unwrap();
+        let (_dir, output, notes) = with_model(&file);
+        let json = output.join("tokenizer.json");
+        assert_eq!(json.exists(), notes.is_empty(), "{number}: {notes:?}");
+        let tokenizers = [Some(file.clone()), json.exists().then_some(json)];
+        for path in tokenizers.into_iter().flatten() {
+            let tokenizer = Tokenizer::open(&path).unwrap();
+            for (text, ids) in texts.iter().zip(&random.ids) {
+                assert_eq!(tokenizer.encode(text, false).unwrap(), *ids, "{number}, {}: {text:?}", path.display());
+            }
+        }
+        written += usize::from(notes.is_empty());
+    }
+    assert!(written > models.len() / 3 && written < models.len(), "{written} of {}", models.len());
 }
 
 /// One that replaces characters, or takes pieces apart again, has no equal, and stays what it is.

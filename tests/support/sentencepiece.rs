@@ -1,11 +1,12 @@
 //! What the SentencePiece library makes of texts, and whether a tokenizer does the same.
 
 use crate::{fixture, gguf::Vocabulary};
+use flate2::read::GzDecoder;
 use oc_engine::Tokenizer;
 use prost::Message;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::Read, path::Path};
 
 #[derive(Deserialize)]
 struct Reference {
@@ -43,6 +44,50 @@ struct Piece {
 struct Normalizer {
     #[prost(bool, optional, tag = "3")]
     add_dummy_prefix: Option<bool>,
+}
+
+/// Small models made by chance, and what the library makes of texts with them.
+#[derive(Deserialize)]
+pub struct RandomModels {
+    /// The texts.
+    pub texts: Vec<String>,
+    /// The models.
+    pub models: Vec<RandomModel>,
+}
+
+/// A model made by chance.
+#[derive(Deserialize)]
+pub struct RandomModel {
+    /// Compressed, in hexadecimal.
+    model: String,
+    /// Ids of each text.
+    pub ids: Vec<Vec<u32>>,
+}
+
+impl RandomModels {
+    /// Those of the fixtures.
+    ///
+    /// # Panics
+    /// When there are none.
+    pub fn read() -> Self {
+        let file = fixture("sentencepiece").join("random.reference.json");
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    }
+}
+
+impl RandomModel {
+    /// The bytes of its `tokenizer.model`.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    pub fn model(&self) -> Vec<u8> {
+        let digits = self.model.as_bytes().as_chunks::<2>().0;
+        let byte = |digits: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        let compressed: Vec<u8> = digits.iter().map(byte).collect();
+        let mut model = Vec::new();
+        GzDecoder::new(&compressed[..]).read_to_end(&mut model).unwrap();
+        model
+    }
 }
 
 /// A `tokenizer.model` as llama.cpp's converter writes it into a GGUF file.

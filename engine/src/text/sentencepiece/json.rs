@@ -176,7 +176,12 @@ impl SentencePiece {
     fn merges(&self) -> Result<Vec<(f32, Merge<'_>)>, String> {
         let mut all: Vec<(f32, Merge<'_>)> = Vec::new();
         for piece in self.pieces.iter().filter(|piece| piece.kind == PieceKind::Normal) {
-            all.extend(self.merges_to(&piece.text).map(|merge| (piece.score, merge)));
+            for (left, right) in self.merges_to(&piece.text) {
+                if let Some(part) = [left, right].into_iter().find(|part| !self.ids.contains_key(*part)) {
+                    return Err(format!("its piece {:?} is merged of {part:?}, which is none", piece.text));
+                }
+                all.push((piece.score, (left, right)));
+            }
         }
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut merges = Vec::with_capacity(all.len());
