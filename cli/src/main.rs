@@ -62,7 +62,7 @@ fn run(terminal: &Terminal) -> Result<Outcome> {
     match cli.command {
         Command::Eval(args) => commands::eval::run(&args, terminal),
         Command::Generate(args) => commands::generate::run(&args, terminal),
-        Command::Prompt(args) => commands::prompt::run(&args, terminal),
+        Command::Prompt(args) => commands::prompt::run(&args),
         Command::ListConfigs(args) => commands::list_configs::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Convert(args) => commands::convert::run(&args, terminal),

@@ -223,6 +223,18 @@ fn a_dry_run_counts_and_writes_nothing() {
     assert!(!cli.dir.path().join("outputs").exists());
 }
 
+/// Prompts are shown and counted without the model's weights, on a machine that they do not fit.
+#[test]
+fn prompts_need_no_room_for_the_model() {
+    let cli = Cli::new();
+    // A million GiB of keys and values.
+    let line = "--datasets ceval_demo_gen --subjects law --limit 1 --kv-cache-mib 1073741824";
+    refuses(cli.with_model(&format!("eval {line}")), "the KV cache needs", "");
+    for command in ["eval --dry-run", "prompt"] {
+        cli.with_model(&format!("{command} {line}")).assert().code(0);
+    }
+}
+
 /// The tutorial's command line, quotes and all, on the built-in questions.
 #[test]
 fn the_whole_job() {

@@ -1,13 +1,14 @@
 //! The facade: load a model once, then generate and score.
 
 use crate::{
-    ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, LoadFormat, MemoryPlan, ModelConfig, ModelFiles,
-    Output, PadTokens, Positions, Request, Result, Stats, Tokenizer,
+    ChatTemplate, Device, EngineOptions, Error, Event, Fingerprint, InputProcessor, LoadFormat, MemoryPlan,
+    ModelConfig, ModelFiles, Output, Request, Result, Stats, Tokenizer,
     backends::{self, Backends},
     batch::ForwardOutput,
     cost::WeightCost,
     device,
     generation::Generation,
+    input_processor,
     kv_cache::KvPool,
     memory::{self, Owner},
     models::decoder::Decoder,
@@ -35,15 +36,11 @@ const NUMERIC_VERSION: &str = "2";
 /// A sequence's tokens and log-probabilities depend on its own tokens and settings and on [`Engine::fingerprint`],
 /// never on what else is computed beside it, before it, or in which pieces.
 pub struct Engine {
-    tokenizer: Tokenizer,
-    chat_template: Option<ChatTemplate>,
-    pad_tokens: PadTokens,
-    config: ModelConfig,
+    input: InputProcessor,
     fingerprint: Fingerprint,
     plan: MemoryPlan,
     weights: WeightCost,
     device_name: String,
-    max_seq_len: usize,
     pub(crate) scheduler: Scheduler,
     runner: Box<dyn Runner>,
     /// The step that the runner computes.
@@ -137,24 +134,12 @@ impl Engine {
         // No other has more to hold: it is the one with the biases of sums.
         let first = Rank::first(backends.len());
         let (mut plan, token_budget) = plan(&backends[0], files, first, &options, memory)?;
-        let mut config = files.config().clone();
-        if let Some(ids) = &options.eos_token_ids {
-            config.eos_token_ids.clone_from(ids);
-        }
-        let tokenizer = match &options.tokenizer_path {
-            Some(path) => Tokenizer::open(path)?,
-            None => Tokenizer::of_model(files)?,
-        };
-        if tokenizer.vocab_size() > config.vocab_size {
-            return Err(Error::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
-        }
-        let chat_template = ChatTemplate::of_model(files, options.tokenizer_path.as_deref())?;
-        let pad_tokens = PadTokens::of_model(files, options.tokenizer_path.as_deref(), &tokenizer)?;
+        let input = InputProcessor::of_model(files, &options)?;
         let info = backends[0].info();
         let fingerprint = Fingerprint {
             weights: files.fingerprint()?,
-            tokenizer: tokenizer.fingerprint().to_owned(),
-            chat_template: chat_template.as_ref().map(|template| template.fingerprint().to_owned()),
+            tokenizer: input.tokenizer().fingerprint().to_owned(),
+            chat_template: input.chat_template().map(|template| template.fingerprint().to_owned()),
             dtype: info.dtype.name().to_owned(),
             device: info.kind,
             numeric_version: NUMERIC_VERSION.to_owned(),
@@ -162,17 +147,16 @@ impl Engine {
         files.release_all();
 
         let weights = WeightCost::new(&backends[0], files, first)?;
-        let max_seq_len = context(files, &options)?;
         let num_pages = plan.num_pages();
         let mut runners = Vec::with_capacity(first.count);
         for (rank, backend) in first.all().zip(backends) {
             let on_progress = &mut |done, total| on_progress(rank.index * total + done, rank.count * total);
-            let decoder = Decoder::load(&backend, files, rank, max_seq_len, on_progress)?;
+            let decoder = Decoder::load(&backend, files, rank, input.max_seq_len(), on_progress)?;
             files.release_all();
             if rank == first {
                 plan.weights = decoder.weight_bytes(&backend);
             }
-            let config = rank.config(&config)?;
+            let config = rank.config(input.config())?;
             runners.push(BackendRunner::new(backend, decoder, &config, rank.count, num_pages, token_budget)?);
         }
         let runner: Box<dyn Runner> = match runners.pop() {
@@ -180,19 +164,15 @@ impl Engine {
             last => Box::new(Parallel::new(runners.into_iter().chain(last).collect())),
         };
         let device_name = if first.count == 1 { info.name } else { format!("{} x {}", first.count, info.name) };
-        let unscaled_context = config.unscaled_context();
+        let unscaled_context = input.config().unscaled_context();
         let limits = Limits { max_seqs: memory.1.batch_size(options.max_batch_size), token_budget, unscaled_context };
         let scheduler = Scheduler::new(KvPool::new(num_pages, options.prefix_cache), limits);
         Ok(Self {
-            tokenizer,
-            chat_template,
-            pad_tokens,
-            config,
+            input,
             fingerprint,
             plan,
             weights,
             device_name,
-            max_seq_len,
             scheduler,
             runner,
             in_flight: None,
@@ -270,9 +250,9 @@ impl Engine {
         let mut order: Vec<(usize, Request)> = requests.into_iter().enumerate().collect();
         order.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
         let mut jobs = HashMap::new();
-        let eos: Arc<[u32]> = self.config.eos_token_ids.as_slice().into();
+        let eos: Arc<[u32]> = self.config().eos_token_ids.as_slice().into();
         for (index, request) in order {
-            let generation = Generation::new(index, &request, &self.tokenizer);
+            let generation = Generation::new(index, &request, self.tokenizer());
             let Request { prompt, max_new_tokens, min_new_tokens, sampling, .. } = request;
             let tokens = if min_new_tokens > 0 { eos.clone() } else { Arc::default() };
             let forbidden = Forbidden { tokens, until: min_new_tokens };
@@ -289,7 +269,7 @@ impl Engine {
         mut on_progress: impl FnMut(&Tokenizer, usize, Progress, usize) -> Result<bool>,
     ) -> Result<()> {
         let found = self.next_results();
-        let tokenizer = &self.tokenizer;
+        let tokenizer = self.input.tokenizer();
         let done = found.map_err(|e| (e, false)).and_then(|(step, output)| {
             let on_progress = |id, progress, cached| on_progress(tokenizer, id, progress, cached);
             self.scheduler.advance(&step, &output, on_progress).map_err(|e| (e, true))
@@ -348,16 +328,16 @@ impl Engine {
         if tokens.is_empty() {
             return Err(Error::InvalidRequest(format!("request {index}: the prompt has no tokens")));
         }
-        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
-            let vocab = self.config.vocab_size;
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config().vocab_size) {
+            let vocab = self.config().vocab_size;
             return Err(Error::InvalidRequest(format!("request {index}: token {token} is outside the {vocab} known")));
         }
         let len = tokens.len().saturating_add(others);
-        if len > self.max_seq_len {
+        if len > self.max_seq_len() {
             return Err(Error::PromptTooLong {
                 tokens: tokens.len(),
                 max_new_tokens: others,
-                max_seq_len: self.max_seq_len,
+                max_seq_len: self.max_seq_len(),
             });
         }
         if len.div_ceil(PAGE_SIZE) > self.scheduler.num_pages() {
@@ -372,29 +352,29 @@ impl Engine {
         Ok(())
     }
 
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    /// What it makes of text.
+    pub fn input(&self) -> &InputProcessor {
+        &self.input
     }
 
-    /// The tokens that other programs take for padding; nothing is padded here.
-    pub fn pad_tokens(&self) -> PadTokens {
-        self.pad_tokens
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.input.tokenizer()
     }
 
     /// The model's chat template, if it has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
+        self.input.chat_template()
     }
 
     /// The numbers that define the model.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        self.input.config()
     }
 
     /// Longest context in tokens, prompt and output together.
     pub fn max_seq_len(&self) -> usize {
-        self.max_seq_len
+        self.input.max_seq_len()
     }
 
     /// Where the memory goes.
@@ -425,18 +405,6 @@ impl Engine {
     }
 }
 
-/// Longest context in tokens.
-fn context(files: &ModelFiles, options: &EngineOptions) -> Result<usize> {
-    let trained = files.config().max_position_embeddings;
-    match options.max_seq_len.unwrap_or(trained) {
-        len if len > trained && files.config().positions != Positions::Rotary => Err(Error::Unsupported {
-            what: format!("a context of {len} tokens, where the model has learned only {trained} positions,"),
-            hint: format!("use --max-seq-len {trained} or less"),
-        }),
-        len => Ok(len),
-    }
-}
-
 /// Decides what is allocated on `backend`, whose device has these bytes of memory if that is known, for the part of the
 /// model that it has as `rank`, and how many rows a step has.
 fn plan<B: Backend>(
@@ -455,7 +423,7 @@ fn plan<B: Backend>(
         weights,
         workspace(token_budget),
         backend.kv_page_bytes(config.kv_layout(1)),
-        context(files, options)?,
+        input_processor::context(files, options)?,
         options.kv_cache_bytes,
         available,
         owner,
@@ -479,7 +447,7 @@ impl Stream<'_> {
 
     fn step(&mut self) -> Result<()> {
         let Self { engine, jobs, events } = self;
-        let eos = engine.config.eos_token_ids.clone();
+        let eos = engine.config().eos_token_ids.clone();
         engine.step(|tokenizer, id, progress, cached_tokens| {
             let (Some(generation), Progress::Token(sampled)) = (jobs.get_mut(&id), progress) else { return Ok(false) };
             let request = generation.request();

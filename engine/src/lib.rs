@@ -35,6 +35,7 @@ mod engine;
 mod error;
 mod fingerprint;
 mod generation;
+mod input_processor;
 mod kv_cache;
 mod layers;
 mod load;
@@ -55,6 +56,7 @@ pub use device::DeviceChoice;
 pub use engine::{Engine, Stream};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
+pub use input_processor::InputProcessor;
 pub use load::{
     FormatShare, MemoryNeed, MlpKind, ModelCard, ModelConfig, ModelFiles, Norm, Positions, RopeScaling, Tensor,
     TokenizerCard,

@@ -56,7 +56,10 @@ pub trait Model {
     fn name(&self) -> &str;
 
     /// What its answers depend on.
-    fn identity(&self) -> ModelIdentity;
+    ///
+    /// # Errors
+    /// A model that is there for its prompts only gives no answers.
+    fn identity(&self) -> Result<ModelIdentity>;
 
     /// Longest context in tokens, prompt and output together.
     fn max_seq_len(&self) -> usize;

@@ -287,10 +287,10 @@ impl<'a> Run<'a> {
         let style = Style::of(config)?;
         self.teller.observer.event(Event::Style(&style.describe()));
         // Whether a run can be resumed is known before its prompts are built.
-        let fingerprint = Fingerprint::new(config, model.identity());
+        let fingerprint = |model: &dyn Model| model.identity().map(|identity| Fingerprint::new(config, identity));
         let abbr = &config.model.abbr;
         let recorded = match record {
-            Some(record) => record.recorded.take(abbr, &record.folder.name, &fingerprint)?,
+            Some(record) => record.recorded.take(abbr, &record.folder.name, &fingerprint(model)?)?,
             None => Default::default(),
         };
         self.teller.phase(Phase::Prompts);
@@ -323,7 +323,7 @@ impl<'a> Run<'a> {
         }
         self.teller.observer.event(Event::Plan(&plan));
         self.add_plan(&plan);
-        journal.begin(abbr, &fingerprint)?;
+        journal.begin(abbr, &fingerprint(model)?)?;
         self.teller.phase(Phase::Infer);
         let stats =
             infer::infer(model, config, &questions, &mut entries, journal, &folder.name, &mut *self.teller.observer)?;
@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
             seconds: start.elapsed().as_secs_f64(),
             ..of_counts(found.counts)
         };
-        let line = report::line(&overall, Some(&model.identity().dtype));
+        let line = report::line(&overall, Some(&model.identity()?.dtype));
         Ok(Some(Outcome { found, overall, line }))
     }
 

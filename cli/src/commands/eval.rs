@@ -1,7 +1,7 @@
 //! `oc-cli eval`: answers a dataset's questions with a model and prints OpenCompass's table.
 
 use super::engine_model::EngineModel;
-use super::{Outcome, load_replicas};
+use super::{Outcome, input_of, load_replicas};
 use crate::{
     args::EvalArgs,
     diagnostics::{Result, Stdout, Terminal},
@@ -39,8 +39,10 @@ pub fn run(args: &EvalArgs, terminal: &Terminal) -> Result<Outcome> {
         }
         configs.push(config);
     }
-    let mut loaded =
-        Loaded { terminal, models, names: configs.iter().map(|c| c.model.abbr.clone()).collect(), model: None };
+    // What goes on with a run compares its model with the one that answered.
+    let is_counted = configs[0].dry_run && configs[0].resume.is_none();
+    let names = configs.iter().map(|c| c.model.abbr.clone()).collect();
+    let mut loaded = Loaded { terminal, models, names, is_counted, model: None };
     let interrupt = Interrupt::install(terminal);
     let mut console = Console { terminal, interrupt, progress: None, plan: Plan::default() };
     let report = oc_eval::run_all(&mut loaded, &configs, &mut console);
@@ -53,14 +55,20 @@ struct Loaded<'a> {
     terminal: &'a Terminal,
     models: Vec<resolve::Model>,
     names: Vec<String>,
+    /// Whether prompts are only counted.
+    is_counted: bool,
     model: Option<EngineModel>,
 }
 
 impl Models for Loaded<'_> {
     fn load(&mut self, number: usize) -> oc_eval::Result<&mut dyn Model> {
         self.model = None;
-        let replicas = load_replicas(&self.models[number], self.terminal)?;
-        Ok(self.model.insert(EngineModel::new(self.names[number].clone(), replicas)))
+        let (model, name) = (&self.models[number], self.names[number].clone());
+        let loaded = match self.is_counted {
+            true => EngineModel::without_weights(name, input_of(model)?),
+            false => EngineModel::new(name, load_replicas(model, self.terminal)?),
+        };
+        Ok(self.model.insert(loaded))
     }
 }
 

@@ -14,7 +14,7 @@ pub mod prompt;
 pub mod pull;
 
 use crate::{diagnostics::Terminal, progress, resolve};
-use oc_engine::{Device, DeviceChoice, Engine, EngineOptions, LoadFormat, ModelFiles, Replicas};
+use oc_engine::{Device, DeviceChoice, Engine, EngineOptions, InputProcessor, LoadFormat, ModelFiles, Replicas};
 use std::time::Instant;
 
 /// How a command ended that did not fail.
@@ -59,15 +59,24 @@ fn load_on(model: &resolve::Model, options: EngineOptions, terminal: &Terminal) 
     if options.load_format == LoadFormat::Dummy {
         tracing::warn!("{} gets random weights: its answers mean nothing", model.path.display());
     }
-    let files = open(model)?;
-    let is_given = options.max_seq_len.is_some();
-    let engine = load_files(files, options, terminal)?;
-    let (wanted, trained) = (engine.max_seq_len(), engine.config().max_position_embeddings);
-    if is_given && wanted > trained {
+    let engine = load_files(open(model)?, options, terminal)?;
+    warn_of_length(model, engine.input());
+    Ok(engine)
+}
+
+/// What a model makes of text: for prompts alone its weights need not fit anywhere.
+fn input_of(model: &resolve::Model) -> oc_engine::Result<InputProcessor> {
+    let input = InputProcessor::of_model(&open(model)?, &model.options)?;
+    warn_of_length(model, &input);
+    Ok(input)
+}
+
+fn warn_of_length(model: &resolve::Model, input: &InputProcessor) {
+    let (wanted, trained) = (input.max_seq_len(), input.config().max_position_embeddings);
+    if model.options.max_seq_len.is_some() && wanted > trained {
         let name = model.path.display();
         tracing::warn!("contexts of up to {wanted} tokens are allowed, but {name} was trained for {trained}");
     }
-    Ok(engine)
 }
 
 /// The device that `--device auto` means here, said in a log line.

@@ -1,13 +1,13 @@
 //! `oc-cli prompt`: what an evaluation would send, exactly.
 
 use super::engine_model::EngineModel;
-use super::{Outcome, load};
+use super::{Outcome, input_of};
 use crate::{
     args::PromptArgs,
-    diagnostics::{Error, Result, Stdout, Terminal},
+    diagnostics::{Error, Result, Stdout},
     resolve::{self, Environment, Evaluation},
 };
-use oc_engine::{Replicas, Tokenizer};
+use oc_engine::Tokenizer;
 use oc_eval::PromptRecord;
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 ///
 /// # Errors
 /// Bad input, and whatever the evaluation or the engine refuses.
-pub fn run(args: &PromptArgs, terminal: &Terminal) -> Result<Outcome> {
+pub fn run(args: &PromptArgs) -> Result<Outcome> {
     let mut notes = Vec::new();
     let mut job = resolve::job(&args.eval, Environment::read(), &mut notes)?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
@@ -25,9 +25,9 @@ pub fn run(args: &PromptArgs, terminal: &Terminal) -> Result<Outcome> {
         let message = format!("{count} models are configured, but one at a time is shown");
         return Err(Error::input(message, "name one with --models, or shorten the configuration's list"));
     };
-    // Without weights there are no ids, but prompts there are.
+    // Without a model there are no ids, but prompts there are.
     let model = match &model {
-        Ok(model) => Some(EngineModel::new(config.model.abbr.clone(), Replicas::new(vec![load(model, terminal)?]))),
+        Ok(model) => Some(EngineModel::without_weights(config.model.abbr.clone(), input_of(model)?)),
         Err(_) => None,
     };
     let records = oc_eval::prompts(&config, model.as_ref().map(|model| model as &dyn oc_eval::Model));
@@ -41,7 +41,7 @@ pub fn run(args: &PromptArgs, terminal: &Terminal) -> Result<Outcome> {
             out.line(serde_json::to_string(&record).expect("strings and numbers"))?;
         } else {
             let separator = if i > 0 { "\n" } else { "" };
-            let tokenizer = model.as_ref().map(|model| model.engine().tokenizer());
+            let tokenizer = model.as_ref().map(|model| model.input().tokenizer());
             out.print(format_args!("{separator}{}", describe(record, tokenizer)))?;
         }
     }

@@ -13,16 +13,16 @@ impl Model for Yes {
         "yes"
     }
 
-    fn identity(&self) -> ModelIdentity {
+    fn identity(&self) -> Result<ModelIdentity> {
         let text = || "x".to_owned();
-        ModelIdentity {
+        Ok(ModelIdentity {
             weights: text(),
             tokenizer: text(),
             chat_template: None,
             dtype: text(),
             device: text(),
             numeric_version: text(),
-        }
+        })
     }
 
     fn max_seq_len(&self) -> usize {

@@ -91,8 +91,8 @@ impl Model for Scripted {
         "scripted"
     }
 
-    fn identity(&self) -> ModelIdentity {
-        self.identity.clone()
+    fn identity(&self) -> Result<ModelIdentity> {
+        Ok(self.identity.clone())
     }
 
     fn max_seq_len(&self) -> usize {
