@@ -381,6 +381,23 @@ fn models_that_are_not_worth_trying_stay_what_they_are() {
     }
 }
 
+/// A token that text is never segmented into, and that nothing makes a special one, is left out of decoded text all the same,
+/// which a `tokenizer.json` cannot say: the folder is written without one.
+#[test]
+fn control_pieces_without_a_role_stay_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("any.model");
+    // Field 3, the kind, is the last of each piece of `model_of`.
+    let mut bytes = model_of(&["<unk>", "a", "<pad>"].map(String::from));
+    let at = bytes.windows(5).position(|window| window == b"<pad>").unwrap();
+    let kind = at + bytes[at..].windows(2).position(|window| window == [3 << 3, 1]).unwrap() + 1;
+    bytes[kind] = 3;
+    fs::write(&file, &bytes).unwrap();
+    let (_dir, output, notes) = with_model(&file);
+    assert!(notes.iter().any(|note| note.contains("\"<pad>\"")), "{notes:?}");
+    assert!(output.join("tokenizer.model").is_file() && !output.join("tokenizer.json").exists());
+}
+
 /// The vocabulary of a GGUF file that is one becomes a `tokenizer.model` and a `tokenizer.json`.
 #[test]
 fn sentencepiece_vocabularies_of_gguf_files_become_models() {

@@ -2,10 +2,11 @@
 //!
 //! Both merge neighbours until no two are a piece. SentencePiece takes the pair whose piece has the best score, and the
 //! leftmost of several; a `tokenizer.json` takes the pair that comes first in a list. With a list by scores they differ only
-//! where pairs of equal scores overlap: then the left one has to come first. Spaces are added, collapsed and escaped by
+//! among equal scores: where such pairs overlap, the left one has to come first, and where they do not, one of them may lead to
+//! a piece that overlaps the other. Spaces are added, collapsed and escaped by
 //! expressions, and symbols are words (`symbols.rs`). What has no counterpart is refused (rules for characters, pieces that are
 //! taken apart again, equal scores that no list ranks: the tests show why), and what has one is compared on every piece, on
-//! pieces beside one another, on runs, and where the list could not put the left pair first, before it is given out.
+//! pieces beside one another, on runs, and where equal scores might go wrong, before it is given out.
 
 use super::{PieceKind, SPACE, SentencePiece, proto::Piece};
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ const LONGEST_RUN: usize = 100;
 const MAX_PIECE: usize = 1 << 10;
 const MAX_EQUAL: usize = 1 << 11;
 /// Texts in which the wrong merge might come first that are worth comparing.
-const MAX_INVERSIONS: usize = 1 << 17;
+const MAX_RISKY: usize = 1 << 17;
 
 type Merge<'a> = (&'a str, &'a str);
 
@@ -79,6 +80,7 @@ impl SentencePiece {
                 tokenizer.add_tokens(&token)
             };
         }
+        self.check_tokens(&tokenizer)?;
         let text = |id: Option<u32>| id.and_then(|id| self.token(id));
         surround(&mut tokenizer, text(self.special.prefix).as_deref(), text(self.special.suffix).as_deref())?;
         Ok(tokenizer)
@@ -94,8 +96,9 @@ impl SentencePiece {
             if text.len() > MAX_PIECE {
                 return Err(format!("its piece {id} has {} bytes, more than {MAX_PIECE}", text.len()));
             }
-            // What is merged to it would have to be taken apart again.
-            if *kind == PieceKind::Unused && self.merges_to(text).next().is_some() {
+            // What is merged to it would have to be taken apart again; versions of the library differ for a character.
+            let is_character = text.chars().nth(1).is_none() && text != "\0";
+            if *kind == PieceKind::Unused && (is_character || self.merges_to(text).next().is_some()) {
                 return Err(format!("its piece {text:?} is only a step on the way to others"));
             }
             if *kind == PieceKind::UserDefined && collapses_spaces && text.contains(' ') {
@@ -108,6 +111,19 @@ impl SentencePiece {
         }
         if !escapes_spaces && self.bytes.is_some() && !self.ids.contains_key(SPACE.to_string().as_str()) {
             return Err(format!("it spells {SPACE:?} as bytes, but decodes it as a space"));
+        }
+        Ok(())
+    }
+
+    /// Refuses tokens that would have other ids, or be left out of decoded text where they are not, or the other way round.
+    fn check_tokens(&self, tokenizer: &Tokenizer) -> Result<(), String> {
+        let added = tokenizer.get_added_tokens_decoder();
+        for id in 0..self.vocab_size() as u32 {
+            let (wanted, found) = (self.token(id), tokenizer.id_to_token(id));
+            let is_zero = found.as_deref() == Some(ZERO);
+            if wanted != found && !is_zero || self.is_special(id) != added.get(&id).is_some_and(|token| token.special) {
+                return Err(format!("its token {id}, {:?}, would not be the same", wanted.unwrap_or_default()));
+            }
         }
         Ok(())
     }
@@ -185,7 +201,7 @@ impl SentencePiece {
         }
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut merges = Vec::with_capacity(all.len());
-        for equal in all.chunk_by(|a, b| a.0 == b.0) {
+        for equal in all.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
             let score = equal[0].0;
             if equal.len() > MAX_EQUAL {
                 return Err(format!("{} of its merges have the score {score}, too many to rank", equal.len()));
@@ -197,16 +213,64 @@ impl SentencePiece {
         Ok(merges)
     }
 
-    /// Texts in which a merge stands left of one of the same score that comes before it.
-    fn inversions(&self) -> Result<Vec<String>, String> {
+    /// Texts in which pairs of equal scores might be merged in another order.
+    fn risky_texts(&self) -> Result<Vec<String>, String> {
+        let merges = self.merges()?;
         let mut texts = Vec::new();
-        for equal in self.merges()?.chunk_by(|a, b| a.0 == b.0) {
+        let mut add = |left: &str, middle: &str, right: &str| {
+            texts.push(format!("{left}{middle}{right}"));
+            match texts.len() > MAX_RISKY {
+                true => Err(format!("more than {MAX_RISKY} of its merges might stand in each other's way")),
+                false => Ok(()),
+            }
+        };
+        // A merge stands left of one of the same score that comes before it.
+        for equal in merges.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
             let mut before: HashMap<&str, Vec<&str>> = HashMap::new();
             for (_, (left, right)) in equal {
-                texts.extend(before.get(right).into_iter().flatten().map(|last| format!("{left}{right}{last}")));
+                before.get(right).into_iter().flatten().try_for_each(|last| add(left, right, last))?;
                 before.entry(left).or_default().push(right);
-                if texts.len() > MAX_INVERSIONS {
-                    return Err(format!("more than {MAX_INVERSIONS} of its merges overlap both ways"));
+            }
+        }
+        // One of two that overlap begins with a piece on whose way a pair has the score of the other, or of one on the other's
+        // way: which of these comes first decides which of the two there will be.
+        let least = least_scores(&merges);
+        let least = |piece: &str| least.get(piece).copied().unwrap_or(f32::INFINITY);
+        let mut lefts: HashMap<&str, Vec<Outer<'_>>> = HashMap::new();
+        let mut rights: HashMap<&str, Vec<Outer<'_>>> = HashMap::new();
+        for (score, (left, right)) in &merges {
+            lefts.entry(right).or_default().push(Outer { text: left, score: *score, least: least(left) });
+            rights.entry(left).or_default().push(Outer { text: right, score: *score, least: least(right) });
+        }
+        for (middle, lefts) in &lefts {
+            let Some(rights) = rights.get(middle) else { continue };
+            let by = |outers: &[Outer<'_>], key: fn(&Outer<'_>) -> f32| {
+                let mut by: HashMap<u32, Vec<usize>> = HashMap::new();
+                outers.iter().enumerate().for_each(|(i, outer)| by.entry(key(outer).to_bits()).or_default().push(i));
+                by
+            };
+            let [left_scores, right_scores] = [lefts, rights].map(|outers| by(outers, |outer| outer.score));
+            let right_least = by(rights, |outer| outer.least);
+            let of =
+                |map: &HashMap<u32, Vec<usize>>, score: f32| map.get(&score.to_bits()).cloned().unwrap_or_default();
+            // A character is there from the beginning.
+            for left in lefts.iter().filter(|left| left.least.is_finite()) {
+                for right in of(&right_scores, left.least).into_iter().map(|i| &rights[i]) {
+                    if left.score >= right.score {
+                        add(left.text, middle, right.text)?;
+                    }
+                }
+                for right in of(&right_least, left.least).into_iter().map(|i| &rights[i]) {
+                    if left.least <= left.score.max(right.score) {
+                        add(left.text, middle, right.text)?;
+                    }
+                }
+            }
+            for right in rights.iter().filter(|right| right.least.is_finite()) {
+                for left in of(&left_scores, right.least).into_iter().map(|i| &lefts[i]) {
+                    if right.score >= left.score {
+                        add(left.text, middle, right.text)?;
+                    }
                 }
             }
         }
@@ -235,8 +299,11 @@ impl SentencePiece {
             let text = spelt(&piece.text);
             [2, 3, 5, 7, 16, 33, LONGEST_RUN].map(|count| text.repeat(count))
         });
-        let inversions = self.inversions()?.into_iter().map(|text| spelt(&text));
-        for text in texts.chain(mixed).chain(runs).chain(inversions) {
+        let risky = self.risky_texts()?.into_iter().map(|text| spelt(&text));
+        // One that is no piece, alone and among others.
+        let unknown = ('\u{f0000}'..='\u{ffffd}').find(|c| !self.ids.contains_key(c.to_string().as_str()));
+        let unknown = unknown.into_iter().flat_map(|c| [format!("{c}"), format!("{}{c}{c}{}", text_of(1), text_of(2))]);
+        for text in texts.chain(mixed).chain(runs).chain(risky).chain(unknown) {
             let found = tokenizer.encode_fast(text.as_str(), true).map_err(|e| e.to_string())?;
             let wanted = self.encode(&text, true);
             if found.get_ids() != wanted {
@@ -251,6 +318,29 @@ impl SentencePiece {
     }
 }
 
+/// The piece on one side of a merge.
+struct Outer<'a> {
+    text: &'a str,
+    /// Of the merge.
+    score: f32,
+    /// See [`least_scores`].
+    least: f32,
+}
+
+/// The lowest score on the way to each piece that is merged, on the way on which that is highest.
+fn least_scores<'a>(merges: &[(f32, Merge<'a>)]) -> HashMap<String, f32> {
+    let mut by_length: Vec<&(f32, Merge<'a>)> = merges.iter().collect();
+    by_length.sort_by_key(|(_, (left, right))| left.len() + right.len());
+    let mut least: HashMap<String, f32> = HashMap::new();
+    for (score, (left, right)) in by_length {
+        let of = |part: &str| least.get(part).copied().unwrap_or(f32::INFINITY);
+        let found = score.min(of(left)).min(of(right));
+        let best = least.entry(format!("{left}{right}")).or_insert(found);
+        *best = best.max(found);
+    }
+    least
+}
+
 /// Appends merges of equal scores so that of two that overlap, `(a, b)` and `(b, c)`, the left one comes first.
 fn in_order<'a>(mut rest: Vec<Merge<'a>>, out: &mut Vec<Merge<'a>>) -> Result<(), String> {
     // Pieces that are runs have merges that may stand on either side of one another. Runs are merged from the left, so that the
@@ -260,13 +350,13 @@ fn in_order<'a>(mut rest: Vec<Merge<'a>>, out: &mut Vec<Merge<'a>>) -> Result<()
     rest.iter().for_each(|merge| ending.entry(merge.1).or_default().push(*merge));
     while !rest.is_empty() {
         // A merge that stands left of this one, and is not placed yet.
-        let before = |merge: &Merge<'a>, of_others: bool| {
-            let before = ending.get(merge.0).into_iter().flatten().filter(|other| *other != merge);
+        let is_before = |merge: &Merge<'a>, of_others: bool| {
+            let mut before = ending.get(merge.0).into_iter().flatten().filter(|other| *other != merge);
             let is_same = |other: &Merge<'a>| other.0.len() + other.1.len() == merge.0.len() + merge.1.len();
-            before.filter(|other| !(of_others && is_same(other))).count()
+            before.any(|other| !(of_others && is_same(other)))
         };
-        let next = rest.iter().position(|merge| before(merge, false) == 0);
-        let Some(next) = next.or_else(|| rest.iter().position(|merge| before(merge, true) == 0)) else {
+        let next = rest.iter().position(|merge| !is_before(merge, false));
+        let Some(next) = next.or_else(|| rest.iter().position(|merge| !is_before(merge, true))) else {
             let (left, right) = rest[0];
             return Err(format!("its pieces have equal scores, {left:?} + {right:?} for one, that no list can rank"));
         };
@@ -340,6 +430,22 @@ mod tests {
         assert!(of(-1.0).to_json().unwrap_err().contains("other ids"));
         assert!(has_list(&of(-2.0), &texts));
         assert!(of(-2.0).to_json().is_ok());
+    }
+
+    /// "ab" and "cd" do not overlap, but "abc", which the one leads to, overlaps the other.
+    #[test]
+    fn pairs_that_do_not_overlap_may_lead_to_such_that_do() {
+        let filler: Vec<String> = ('\u{4e00}'..'\u{7000}').map(String::from).collect();
+        let letters = ["a", "b", "c", "d"].into_iter().chain(filler.iter().map(String::as_str));
+        let letters: Vec<(&str, f32, PieceKind)> = letters.map(|letter| (letter, -9.0, PieceKind::Normal)).collect();
+        for score in [-1.0, -0.5] {
+            let of = |pieces: [(&'static str, f32); 3]| {
+                model(&[&letters[..], &pieces.map(|(text, score)| (text, score, PieceKind::Normal))].concat())
+            };
+            let refused = of([("cd", -1.0), ("ab", -1.0), ("abc", score)]).to_json();
+            assert!(refused.unwrap_err().contains("\"abcd\" other ids"));
+            assert!(of([("ab", -1.0), ("cd", -1.0), ("abc", score)]).to_json().is_ok());
+        }
     }
 
     #[test]

@@ -15,6 +15,9 @@ use tokenizers::{
     },
 };
 
+/// Most names to be told from text that are worth trying: each is looked for in every word.
+const MAX_CUTS: usize = 1 << 10;
+
 impl SentencePiece {
     /// Whether there are symbols that are never split.
     pub(super) fn has_symbols(&self) -> bool {
@@ -54,6 +57,14 @@ impl SentencePiece {
         });
         let mut misread: Vec<(&str, Vec<usize>)> =
             segmented.filter(|(.., is_right)| !is_right).map(|(name, pieces, _)| (name, pieces)).collect();
+        // Special tokens are taken out of a text before it is split, and a word that is no symbol holds none.
+        misread.retain(|(name, _)| {
+            let is_special = self.special.all().any(|(_, text, _)| text == *name);
+            !is_special && !name.char_indices().any(|(at, _)| self.user_defined.longest(&name[at..]) > 0)
+        });
+        if misread.len() > MAX_CUTS {
+            return Err(format!("beside its symbols it has {} names to be told from text, too many", misread.len()));
+        }
         misread.sort_unstable();
         let names: HashSet<&str> = misread.iter().map(|(name, _)| *name).collect();
         let cut = |(name, pieces): &(&str, Vec<usize>)| {
