@@ -44,7 +44,8 @@ fn results(path: &Path, dtype: Dtype) -> Vec<u32> {
     let mut engine = Engine::load(path, options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let vocab_size = engine.config().vocab_size as u32;
     let prompt: Vec<u32> = reference("llama").prompts[2].ids.iter().map(|id| id % vocab_size).collect();
-    let vocabulary = (0..vocab_size).map(|id| vec![id]).collect();
+    let step = vocab_size.div_ceil(512) as usize;
+    let vocabulary = (0..vocab_size).step_by(step).map(|id| vec![id]).collect();
     let request = ScoreRequest { context: prompt.clone(), continuations: vocabulary, context_logprobs: true };
     let score = engine.score(vec![request]).unwrap().remove(0);
     let request = Request { ignore_eos: true, ..Request::new(prompt, 32) };
