@@ -138,8 +138,9 @@ pub(crate) fn workspace_bytes(config: &ModelConfig, devices: usize, token_budget
         * config.intermediate_size;
     let embedded = if config.embedding_size == config.hidden_size { 0 } else { config.embedding_size };
     let parts = if devices == 1 { 0 } else { 1 + devices };
-    let cols = (3 + parts) * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + mlp + embedded;
-    token_budget.saturating_mul(cols).saturating_mul(storage.bytes())
+    let cols = (1 + parts) * config.hidden_size + heads.qkv_cols() + 2 * heads.q_cols() + mlp + embedded;
+    let residual = 2 * config.hidden_size * Storage::F32.bytes();
+    token_budget.saturating_mul(cols * storage.bytes() + residual)
 }
 
 /// Memory that can be had without swapping, in bytes; `None` where the system does not say.

@@ -92,7 +92,7 @@ pub struct DeviceInfo {
     pub kind: String,
     /// What is computed with.
     pub dtype: Dtype,
-    /// What activations are kept in: every operation rounds its output to it.
+    /// What activations are kept in: every operation rounds its output to it, but for the residual stream, which is `f32`.
     pub storage: Storage,
 }
 
@@ -155,7 +155,7 @@ impl Heads {
 pub enum Epilogue {
     /// `out = y`
     Store,
-    /// `out += y`: the residual stream.
+    /// `out += y`, of a residual stream.
     Accumulate,
     /// `out = max(y, 0)`
     Relu,
@@ -292,8 +292,9 @@ pub struct Answers {
 
 /// The operations of a decoder on one device.
 ///
-/// Activations are row-major matrices owned by the backend, whose element type is its own affair. Every method
-/// checks its shapes and returns [`crate::Error::Shape`] rather than reading or writing out of bounds.
+/// Activations are row-major matrices owned by the backend, whose element type is its own affair; the residual stream, which
+/// sums up over all layers, is always `f32` ([`Backend::residual`]). Every method checks its shapes and returns
+/// [`crate::Error::Shape`] rather than reading or writing out of bounds.
 pub trait Backend: Send + Sync {
     /// A `[rows, cols]` matrix of activations, or a `[1, cols]` vector of parameters.
     type Tensor: Send + Sync;
@@ -311,10 +312,15 @@ pub trait Backend: Send + Sync {
 
     /// Allocates activations with room for `capacity` rows and sets the row count to 0.
     fn tensor(&self, capacity: usize, cols: usize) -> Result<Self::Tensor>;
+    /// As [`Backend::tensor`], for a residual stream, kept in `f32`. Operations take one where they say so; any may be gathered,
+    /// or the output of a [linear layer](Backend::linear) without an activation.
+    fn residual(&self, capacity: usize, cols: usize) -> Result<Self::Tensor>;
     /// Sets the row count, at most the capacity. The contents of rows are unspecified until written.
     fn set_rows(&self, tensor: &mut Self::Tensor, rows: usize) -> Result<()>;
     /// Uploads a `[rows, cols]` matrix of parameters or inputs.
     fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// As [`Backend::upload`], of a residual stream.
+    fn upload_residual(&self, data: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor>;
     /// Copies a matrix back, row-major.
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
     /// Packs matrices that share their input, stacked along the output: `[sum(rows), cols]`.
@@ -363,13 +369,17 @@ pub trait Backend: Send + Sync {
     fn all_gather(&self, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// Ends the group that this device is in, if it is in one: no device of it waits for this one any more.
     fn end_group(&self);
-    /// `residual[r] += x[r] + x[rows + r] + ...`, element by element, one part of `x` after the other; the sum is rounded
-    /// once. `residual: [rows, cols]`, `x: [parts * rows, cols]`
+    /// `out = x`, one of which is a residual stream and the other is not; rounded where activations have fewer bits.
+    /// `x`, `out: [rows, cols]`
+    fn convert(&self, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
+    /// `residual[r] += x[r] + x[rows + r] + ...`, element by element, one part of `x` after the other. `residual: [rows, cols]`, a
+    /// residual stream; `x: [parts * rows, cols]`
     fn add(&self, x: &Self::Tensor, residual: &mut Self::Tensor) -> Result<()>;
-    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467).
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row (arXiv 1910.07467). `x`, a residual stream, and
+    /// `out: [rows, cols]`, `weight: [1, cols]`
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
-    /// `residual += x; out = rms_norm(residual)`, row by row; the sum is rounded to the storage type before it is
-    /// normalised. `x`, `residual`, `out: [rows, cols]`, `weight: [1, cols]`
+    /// `residual += x; out = rms_norm(residual)`, row by row. `x`, `residual`, a residual stream, and `out: [rows, cols]`,
+    /// `weight: [1, cols]`
     fn add_rms_norm(
         &self,
         x: &Self::Tensor,
@@ -378,8 +388,8 @@ pub trait Backend: Send + Sync {
         eps: f32,
         out: &mut Self::Tensor,
     ) -> Result<()>;
-    /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, row by row (arXiv 1607.06450). `x`,
-    /// `out: [rows, cols]`, `weight`, `bias: [1, cols]`
+    /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, row by row (arXiv 1607.06450). `x`, a
+    /// residual stream, and `out: [rows, cols]`, `weight`, `bias: [1, cols]`
     fn layer_norm(
         &self,
         x: &Self::Tensor,

@@ -44,6 +44,7 @@ pub fn all<B: Backend>() -> Vec<Op<B>> {
     vec![
         reference::embedding::op(),
         reference::gather_rows::op(),
+        reference::convert::op(),
         reference::add::op(),
         reference::add::parts_op(),
         reference::rms_norm::op(),
@@ -367,6 +368,20 @@ pub fn poisoned<B: Backend>(backend: &B, rows: usize, cols: usize) -> Result<B::
     backend.upload(&vec![f32::NAN; rows * cols], rows, cols)
 }
 
+/// As [`poisoned`], of a residual stream.
+///
+/// # Errors
+/// Whatever the backend refuses.
+pub fn poisoned_residual<B: Backend>(backend: &B, rows: usize, cols: usize) -> Result<B::Tensor> {
+    backend.upload_residual(&vec![f32::NAN; rows * cols], rows, cols)
+}
+
+/// An error of the residual stream, which is `f32` on every backend: what is allowed for the rounding of activations is no
+/// excuse above `tolerance`.
+pub fn unrounded(error: f64, tolerance: f64) -> f64 {
+    if error <= tolerance { error } else { f64::INFINITY }
+}
+
 /// At most `limit` of `0..n`, spread evenly, the first and the last among them.
 pub fn subset(n: usize, limit: usize) -> impl Iterator<Item = usize> {
     let count = n.min(limit);
@@ -442,9 +457,11 @@ pub fn attention_of(shape: &Shape) -> (Heads, &[(usize, usize)], usize) {
     }
 }
 
-/// Cost of an operation on a [`Shape::Rows`] that reads and writes `moved` elements per element of its output.
-pub fn row_cost(shape: &Shape, storage: Storage, moved: f64, flops: f64) -> Cost {
+/// Cost of an operation on a [`Shape::Rows`] that reads and writes, per element of its output, `moved` elements of activations and
+/// `residual` of the residual stream.
+pub fn row_cost(shape: &Shape, storage: Storage, moved: f64, residual: f64, flops: f64) -> Cost {
     let (rows, cols) = rows_of(shape);
     let elements = (rows * cols) as f64;
-    Cost { bytes: elements * moved * storage.bytes() as f64, flops: elements * flops, unit: Unit::F32 }
+    let bytes = moved * storage.bytes() as f64 + residual * Storage::F32.bytes() as f64;
+    Cost { bytes: elements * bytes, flops: elements * flops, unit: Unit::F32 }
 }

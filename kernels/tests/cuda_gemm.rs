@@ -131,13 +131,20 @@ fn every_epilogue_agrees_with_its_definition() {
             let x = backend.upload(&x_values, rows, inner).unwrap();
             let bias_values = rng.stored(&backend, cols, 1.0);
             let bias = backend.upload(&bias_values, 1, cols).unwrap();
-            let before = rng.stored(&backend, rows * cols, 1.0);
+            let before = rng.vec(rows * cols, 1.0);
             let (want, magnitude) = product(&x_values, &w_values, inner);
-            for epilogue in [Epilogue::Store, Epilogue::Accumulate, Epilogue::Relu, Epilogue::Gelu] {
+            for (epilogue, to_residual) in [
+                (Epilogue::Store, false),
+                (Epilogue::Store, true),
+                (Epilogue::Accumulate, true),
+                (Epilogue::Relu, false),
+                (Epilogue::Gelu, false),
+            ] {
                 for with_bias in [false, true] {
                     let start =
                         if epilogue == Epilogue::Accumulate { before.clone() } else { vec![f32::NAN; rows * cols] };
-                    let mut out = backend.upload(&start, rows, cols).unwrap();
+                    let upload = if to_residual { CudaBackend::upload_residual } else { CudaBackend::upload };
+                    let mut out = upload(&backend, &start, rows, cols).unwrap();
                     backend.linear(&x, &w, with_bias.then_some(&bias), epilogue, &mut out).unwrap();
                     for (i, found) in backend.download(&out).unwrap().into_iter().enumerate() {
                         let bias = if with_bias { f64::from(bias_values[i % cols]) } else { 0.0 };
@@ -149,7 +156,8 @@ fn every_epilogue_agrees_with_its_definition() {
                             Epilogue::Gelu => y * (1.0 + erf(y / 2_f64.sqrt())) / 2.0,
                         };
                         let size = magnitude[i] + bias.abs() + f64::from(before[i].abs());
-                        let allowed = 1.01 * storage.half_ulp() * wanted.abs() + 3e-6 * size;
+                        let rounding = if to_residual { 0.0 } else { 1.01 * storage.half_ulp() };
+                        let allowed = rounding * wanted.abs() + 3e-6 * size;
                         let what = format!("{epilogue:?} {rows}x{inner}x{cols}, element {i}");
                         assert!((f64::from(found) - wanted).abs() <= allowed, "{what}: {found}, wanted {wanted}");
                     }
@@ -291,6 +299,12 @@ fn operands_that_do_not_fit_are_refused() {
     assert!(matches!(backend.linear(&narrow, &w, None, store, &mut out), Err(Error::Shape { .. })));
     assert!(matches!(backend.linear(&x, &w, Some(&short), store, &mut out), Err(Error::Shape { .. })));
     assert!(matches!(backend.linear_silu_mul(&x, &w, &mut out), Err(Error::Shape { .. })), "not gated");
+    // Sums go to a residual stream, activations do not.
+    let mut residual = backend.upload_residual(&[0.0; 18], 3, 6).unwrap();
+    assert!(matches!(backend.linear(&x, &w, None, Epilogue::Accumulate, &mut out), Err(Error::Shape { .. })));
+    for epilogue in [Epilogue::Relu, Epilogue::Gelu] {
+        assert!(matches!(backend.linear(&x, &w, None, epilogue, &mut residual), Err(Error::Shape { .. })));
+    }
     assert!(matches!(backend.log_prob(&x, &w, &[0, 1, 6]), Err(Error::Index { index: 6, len: 6, .. })));
     // No rows: nothing is launched.
     let none = backend.upload(&[], 0, 8).unwrap();
@@ -312,26 +326,32 @@ fn counts_are_those_of_the_tiles() {
         ("gemm_square_bf16", 256, 1792, 128, 128),
         ("gemm_wide_bf16", 256, 3584, 256, 128),
     ] {
-        let counters = |inner: usize| {
+        let counters = |inner: usize, epilogue: Epilogue| {
             let (w, _) = weight(&backend, &mut Rng(1), cols, inner);
             let x = backend.upload(&vec![1.0; rows * inner], rows, inner).unwrap();
-            let mut out = backend.tensor(rows, cols).unwrap();
-            backend.set_rows(&mut out, rows).unwrap();
+            let mut out = match epilogue {
+                Epilogue::Accumulate => backend.upload_residual(&vec![1.0; rows * cols], rows, cols).unwrap(),
+                _ => backend.upload(&vec![1.0; rows * cols], rows, cols).unwrap(),
+            };
             emulator.reset_counters();
-            backend.linear(&x, &w, None, Epilogue::Store, &mut out).unwrap();
+            backend.linear(&x, &w, None, epilogue, &mut out).unwrap();
             emulator.counters()[kernel].clone()
         };
         let inner = 64;
-        let (longer, counters) = (counters(2 * inner), counters(inner));
+        let longer = counters(2 * inner, Epilogue::Store);
+        let (accumulated, counters) = (counters(inner, Epilogue::Accumulate), counters(inner, Epilogue::Store));
         let (tiles_m, tiles_n) = (rows / block_rows, cols / block_cols);
         // Every block copies its rows of both operands once.
         let copied = 2 * inner * (tiles_n * rows + tiles_m * cols);
         assert_eq!(counters.async_bytes, copied as u64, "{kernel}: bytes copied");
-        assert_eq!(counters.global_read_bytes, copied as u64, "{kernel}: bytes read");
-        assert_eq!(counters.global_written_bytes, (2 * rows * cols) as u64, "{kernel}: bytes written");
-        // Whole sectors: nothing is read or written in pieces.
-        assert_eq!(counters.global_read_sectors, copied as u64 / 32, "{kernel}: sectors read");
-        assert_eq!(counters.global_written_sectors, (2 * rows * cols) as u64 / 32, "{kernel}: sectors written");
+        // Whole sectors: nothing is read or written in pieces. The residual stream is read too, and has 4 bytes an element.
+        for (counters, read, written) in [(&counters, 0, 2), (&accumulated, 4, 4)] {
+            let [read, written] = [copied + read * rows * cols, written * rows * cols].map(|bytes| bytes as u64);
+            assert_eq!(counters.global_read_bytes, read, "{kernel}: bytes read");
+            assert_eq!(counters.global_written_bytes, written, "{kernel}: bytes written");
+            assert_eq!(counters.global_read_sectors, read / 32, "{kernel}: sectors read");
+            assert_eq!(counters.global_written_sectors, written / 32, "{kernel}: sectors written");
+        }
         assert_eq!(counters.mma(), (rows / 16 * cols / 8 * inner / 16) as u64, "{kernel}: products");
         // A few banks are met twice on the way out, once per block; the main loop never waits for one.
         assert_eq!(counters.bank_conflicts, longer.bank_conflicts, "{kernel}: bank conflicts of the main loop");

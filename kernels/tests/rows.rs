@@ -22,9 +22,14 @@ const EPS: f32 = 1e-5;
 /// From the inputs to the output rows, one after the other; `cols` of each.
 type Run<B> = fn(&B, x: &<B as Backend>::Tensor, cols: usize) -> Result<Vec<f32>, Error>;
 
+/// From `[rows, cols]` numbers to a matrix of the backend.
+type Upload<B> = fn(&B, &[f32], usize, usize) -> Result<<B as Backend>::Tensor, Error>;
+
 /// A function of the rows of a matrix.
 struct RowOp<B: Backend> {
     name: &'static str,
+    /// What its input is: [`Backend::upload`] or [`Backend::upload_residual`].
+    upload: Upload<B>,
     /// Columns of an input row, for this many of an output row.
     inputs: fn(usize) -> usize,
     run: Run<B>,
@@ -35,6 +40,13 @@ struct RowOp<B: Backend> {
 /// A matrix `[rows, cols]` without contents, so that what is behind its rows was never written.
 fn unwritten<B: Backend>(backend: &B, rows: usize, cols: usize) -> Result<B::Tensor, Error> {
     let mut out = backend.tensor(rows, cols)?;
+    backend.set_rows(&mut out, rows)?;
+    Ok(out)
+}
+
+/// As [`unwritten`], of a residual stream.
+fn unwritten_residual<B: Backend>(backend: &B, rows: usize, cols: usize) -> Result<B::Tensor, Error> {
+    let mut out = backend.residual(rows, cols)?;
     backend.set_rows(&mut out, rows)?;
     Ok(out)
 }
@@ -51,10 +63,11 @@ fn vector(cols: usize, seed: u64) -> Vec<f32> {
 const WEIGHT: u64 = 11;
 const BIAS: u64 = 12;
 
-fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
+fn row_ops<B: Backend>() -> [RowOp<B>; 11] {
     [
         RowOp {
             name: "gather_rows",
+            upload: B::upload,
             inputs: |cols| cols,
             run: |backend, x, cols| {
                 let rows = rows_of(x, backend, cols)?;
@@ -65,7 +78,42 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
             reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
         },
         RowOp {
+            name: "gather_rows of a residual stream",
+            upload: B::upload_residual,
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let rows = rows_of(x, backend, cols)?;
+                let mut out = unwritten_residual(backend, rows, cols)?;
+                backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
+        },
+        RowOp {
+            name: "convert to a residual stream",
+            upload: B::upload,
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let mut out = unwritten_residual(backend, rows_of(x, backend, cols)?, cols)?;
+                backend.convert(x, &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
+        },
+        RowOp {
+            name: "convert from a residual stream",
+            upload: B::upload_residual,
+            inputs: |cols| cols,
+            run: |backend, x, cols| {
+                let mut out = unwritten(backend, rows_of(x, backend, cols)?, cols)?;
+                backend.convert(x, &mut out)?;
+                backend.download(&out)
+            },
+            reference: |row, _| row.iter().map(|x| f64::from(*x)).collect(),
+        },
+        RowOp {
             name: "rms_norm",
+            upload: B::upload_residual,
             inputs: |cols| cols,
             run: |backend, x, cols| {
                 let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
@@ -77,13 +125,14 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
         },
         RowOp {
             name: "add_rms_norm",
+            upload: B::upload,
             inputs: |cols| cols,
             run: |backend, x, cols| {
                 let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
                 let rows = rows_of(x, backend, cols)?;
                 // The residual is the row itself: doubling is exact.
-                let mut residual = unwritten(backend, rows, cols)?;
-                backend.gather_rows(x, &(0..rows as u32).collect::<Vec<_>>(), &mut residual)?;
+                let mut residual = unwritten_residual(backend, rows, cols)?;
+                backend.convert(x, &mut residual)?;
                 let mut out = unwritten(backend, rows, cols)?;
                 backend.add_rms_norm(x, &mut residual, &weight, EPS, &mut out)?;
                 backend.download(&out)
@@ -95,6 +144,7 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
         },
         RowOp {
             name: "layer_norm",
+            upload: B::upload_residual,
             inputs: |cols| cols,
             run: |backend, x, cols| {
                 let weight = backend.upload(&vector(cols, WEIGHT), 1, cols)?;
@@ -109,10 +159,11 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
         },
         RowOp {
             name: "add",
+            upload: B::upload,
             inputs: |cols| cols,
             run: |backend, x, cols| {
                 let rows = rows_of(x, backend, cols)?;
-                let mut sum = backend.upload(&vector(cols, WEIGHT).repeat(rows), rows, cols)?;
+                let mut sum = backend.upload_residual(&vector(cols, WEIGHT).repeat(rows), rows, cols)?;
                 backend.add(x, &mut sum)?;
                 backend.download(&sum)
             },
@@ -122,6 +173,7 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
         },
         RowOp {
             name: "silu_mul",
+            upload: B::upload,
             inputs: |cols| 2 * cols,
             run: |backend, x, cols| {
                 let mut out = unwritten(backend, rows_of(x, backend, 2 * cols)?, cols)?;
@@ -132,6 +184,7 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
         },
         RowOp {
             name: "gelu",
+            upload: B::upload,
             inputs: |cols| cols,
             run: |backend, x, cols| run_activation(Activation::Gelu, backend, x, cols),
             reference: |row, _| {
@@ -140,6 +193,7 @@ fn row_ops<B: Backend>() -> [RowOp<B>; 8] {
         },
         RowOp {
             name: "relu",
+            upload: B::upload,
             inputs: |cols| cols,
             run: |backend, x, cols| run_activation(Activation::Relu, backend, x, cols),
             reference: |row, _| {
@@ -180,7 +234,7 @@ fn check_company<B: Backend>(backend: &B) {
             let host = Rng(cols as u64).stored(backend, 300 * inputs, 3.0);
             let run = |rows: Range<usize>| {
                 let part = &host[rows.start * inputs..rows.end * inputs];
-                let x = backend.upload(part, rows.len(), inputs).unwrap();
+                let x = (op.upload)(backend, part, rows.len(), inputs).unwrap();
                 (op.run)(backend, &x, cols).unwrap()
             };
             let among_300 = run(0..300);
@@ -203,15 +257,15 @@ fn a_row_has_the_same_bits_alone_among_17_and_among_300() {
 fn a_grid_takes_more_than_65535_rows() {
     let backend = backend(Dtype::Bf16);
     const ROWS: usize = 70_000;
-    let x = backend.upload(&Rng(4).stored(&backend, ROWS, 3.0), ROWS, 1).unwrap();
-    let host = backend.download(&x).unwrap();
+    let host = Rng(4).stored(&backend, ROWS, 3.0);
+    let x = backend.upload_residual(&host, ROWS, 1).unwrap();
     let poisoned = || backend.upload(&vec![f32::NAN; ROWS], ROWS, 1).unwrap();
     let mut out = poisoned();
     backend.rms_norm(&x, &backend.upload(&[0.5], 1, 1).unwrap(), 0.0, &mut out).unwrap();
     // Of one element only the sign is left.
     let wrong = backend.download(&out).unwrap().iter().zip(&host).position(|(y, x)| *y != 0.5_f32.copysign(*x));
     assert_eq!(wrong, None);
-    let mut out = poisoned();
+    let (x, mut out) = (backend.upload(&host, ROWS, 1).unwrap(), poisoned());
     backend.activate(Activation::Relu, &x, &mut out).unwrap();
     let wrong = backend.download(&out).unwrap().iter().zip(&host).position(|(y, x)| *y != x.max(0.0));
     assert_eq!(wrong, None);
@@ -227,7 +281,8 @@ fn check_specials<B: Backend>(backend: &B) {
         {
             let inputs = (op.inputs)(cols);
             let mut host = Rng(7).stored(backend, ROWS * inputs, 3.0);
-            let run = |host: &[f32]| (op.run)(backend, &backend.upload(host, ROWS, inputs).unwrap(), cols).unwrap();
+            let run =
+                |host: &[f32]| (op.run)(backend, &(op.upload)(backend, host, ROWS, inputs).unwrap(), cols).unwrap();
             let before = run(&host);
             let at = cols / 2;
             host[2 * inputs + at] = special;
@@ -316,7 +371,8 @@ fn kernels_move_no_more_than_their_floor_in_whole_sectors() {
     // Rows of SmolLM2-135M and InternLM2-7B.
     for cols in [576, 4096] {
         const ROWS: usize = 5;
-        // Elements of a row that are read, from memory or again from the caches, and written.
+        // Elements of 16 bits of a row that are read, from memory or again from the caches, and written; of the residual stream an
+        // element counts twice.
         let expect = |name: &str, moved: [usize; 2], run: &dyn Fn(&CudaBackend)| {
             let counters = counted(name, run);
             let [read, written] = moved.map(|elements| (2 * ROWS * elements) as u64);
@@ -327,24 +383,25 @@ fn kernels_move_no_more_than_their_floor_in_whole_sectors() {
             assert_eq!((counters.bank_conflicts, counters.local_bytes), (0, 0), "{name}, {cols} columns");
         };
         let matrix = |backend: &CudaBackend, cols: usize| backend.upload(&vec![1.0; ROWS * cols], ROWS, cols).unwrap();
+        let stream = |backend: &CudaBackend| backend.upload_residual(&vec![1.0; ROWS * cols], ROWS, cols).unwrap();
         let vector = |backend: &CudaBackend| backend.upload(&vec![1.0; cols], 1, cols).unwrap();
         // The row twice (the second time from L1) and the weight.
-        expect("rms_norm_bf16", [3 * cols, cols], &|backend| {
-            let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
+        expect("rms_norm_bf16", [5 * cols, cols], &|backend| {
+            let (x, weight, mut out) = (stream(backend), vector(backend), matrix(backend, cols));
             backend.rms_norm(&x, &weight, EPS, &mut out).unwrap();
         });
-        expect("add_rms_norm_bf16", [4 * cols, 2 * cols], &|backend| {
+        expect("add_rms_norm_bf16", [6 * cols, 3 * cols], &|backend| {
             let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
-            let mut residual = matrix(backend, cols);
+            let mut residual = stream(backend);
             backend.add_rms_norm(&x, &mut residual, &weight, EPS, &mut out).unwrap();
         });
         // The row three times, the weight and the bias.
-        expect("layer_norm_bf16", [5 * cols, cols], &|backend| {
-            let (x, weight, mut out) = (matrix(backend, cols), vector(backend), matrix(backend, cols));
+        expect("layer_norm_bf16", [8 * cols, cols], &|backend| {
+            let (x, weight, mut out) = (stream(backend), vector(backend), matrix(backend, cols));
             backend.layer_norm(&x, &weight, Some(&weight), EPS, &mut out).unwrap();
         });
-        expect("add_bf16", [2 * cols, cols], &|backend| {
-            let (x, mut residual) = (matrix(backend, cols), matrix(backend, cols));
+        expect("add_bf16", [3 * cols, 2 * cols], &|backend| {
+            let (x, mut residual) = (matrix(backend, cols), stream(backend));
             backend.add(&x, &mut residual).unwrap();
         });
         expect("silu_mul_bf16", [2 * cols, cols], &|backend| {
@@ -357,10 +414,19 @@ fn kernels_move_no_more_than_their_floor_in_whole_sectors() {
                 backend.activate(activation, &x, &mut out).unwrap();
             });
         }
+        expect("widen_bf16", [cols, 2 * cols], &|backend| {
+            backend.convert(&matrix(backend, cols), &mut stream(backend)).unwrap();
+        });
+        expect("narrow_bf16", [2 * cols, cols], &|backend| {
+            backend.convert(&stream(backend), &mut matrix(backend, cols)).unwrap();
+        });
         // Each thread also reads the number of its row, 4 bytes beside 16.
         expect("gather_rows", [cols + cols / 4, cols], &|backend| {
             let (x, mut out) = (matrix(backend, cols), matrix(backend, cols));
             backend.gather_rows(&x, &[4, 0, 0, 3, 1], &mut out).unwrap();
+        });
+        expect("gather_rows", [2 * (cols + cols / 4), 2 * cols], &|backend| {
+            backend.gather_rows(&stream(backend), &[4, 0, 0, 3, 1], &mut stream(backend)).unwrap();
         });
     }
 }
@@ -415,11 +481,25 @@ fn wrong_operands_are_refused_by_name() {
         Err(Error::Shape { what: found, .. }) => assert_eq!(found, what),
         other => panic!("{what}: {other:?}"),
     };
+    let stream = |rows: usize, cols: usize| backend.upload_residual(&vec![1.0; rows * cols], rows, cols).unwrap();
     let (x, mut out) = (matrix(3, 8), matrix(3, 8));
-    shape(backend.rms_norm(&x, &matrix(1, 9), EPS, &mut out), "rms_norm: weight");
-    shape(backend.add_rms_norm(&x, &mut matrix(2, 8), &matrix(1, 8), EPS, &mut out), "add_rms_norm: residual");
-    shape(backend.layer_norm(&x, &matrix(1, 8), Some(&matrix(1, 7)), EPS, &mut out), "layer_norm: bias");
-    shape(backend.add(&x, &mut matrix(2, 8)), "add: residual");
+    shape(backend.rms_norm(&stream(3, 8), &matrix(1, 9), EPS, &mut out), "rms_norm: weight");
+    shape(backend.add_rms_norm(&x, &mut stream(2, 8), &matrix(1, 8), EPS, &mut out), "add_rms_norm: residual");
+    shape(backend.layer_norm(&stream(3, 8), &matrix(1, 8), Some(&matrix(1, 7)), EPS, &mut out), "layer_norm: bias");
+    shape(backend.add(&x, &mut stream(2, 8)), "add: residual");
+    // Activations and residual streams are not taken for one another.
+    let weight = matrix(1, 8);
+    shape(backend.rms_norm(&x, &weight, EPS, &mut out), "rms_norm: input");
+    shape(backend.rms_norm(&stream(3, 8), &weight, EPS, &mut stream(3, 8)), "rms_norm: output");
+    shape(backend.add_rms_norm(&x, &mut matrix(3, 8), &weight, EPS, &mut out), "add_rms_norm: residual");
+    shape(backend.layer_norm(&x, &weight, None, EPS, &mut out), "layer_norm: input");
+    shape(backend.add(&x, &mut matrix(3, 8)), "add: residual");
+    shape(backend.add(&stream(3, 8), &mut stream(3, 8)), "add: input");
+    shape(backend.convert(&x, &mut out), "convert: input");
+    shape(backend.convert(&stream(3, 8), &mut stream(3, 8)), "convert: input");
+    shape(backend.gather_rows(&x, &[0, 1, 2], &mut stream(3, 8)), "gather_rows: output");
+    shape(backend.activate(Activation::Relu, &x, &mut stream(3, 8)), "activate: output");
+    shape(backend.silu_mul(&stream(3, 16), &mut out), "silu_mul: input");
     shape(backend.silu_mul(&x, &mut out), "silu_mul: input");
     shape(backend.activate(Activation::Relu, &matrix(2, 8), &mut out), "activate: output");
     match backend.gather_rows(&x, &[0, 3, 1], &mut out) {

@@ -112,7 +112,7 @@ pub(crate) struct Decoder<B: Backend> {
 pub(crate) struct Workspace<B: Backend> {
     /// The residual stream. `[T, hidden_size]`
     hidden: B::Tensor,
-    /// `[T, hidden_size]`
+    /// What the next matrix reads of it. `[T, hidden_size]`
     normed: B::Tensor,
     /// `[T, qkv_cols]`
     qkv: B::Tensor,
@@ -141,14 +141,14 @@ impl<B: Backend> Workspace<B> {
         let heads = config.heads();
         let is_projected = config.embedding_size != config.hidden_size;
         Ok(Self {
-            hidden: backend.tensor(capacity, config.hidden_size)?,
+            hidden: backend.residual(capacity, config.hidden_size)?,
             normed: backend.tensor(capacity, config.hidden_size)?,
             qkv: backend.tensor(capacity, heads.qkv_cols())?,
             attended: backend.tensor(capacity, heads.q_cols())?,
             mlp: MlpSpace::new(backend, config, capacity)?,
             parts: parts.transpose()?,
             embedded: is_projected.then(|| backend.tensor(capacity, config.embedding_size)).transpose()?,
-            gathered: backend.tensor(capacity, config.hidden_size)?,
+            gathered: backend.residual(capacity, config.hidden_size)?,
             gathered_attended: backend.tensor(capacity, heads.q_cols())?,
             swapped: false,
             batch: None,
@@ -199,8 +199,7 @@ impl<B: Backend> Workspace<B> {
     /// Normalises the residual stream itself.
     fn renorm(&mut self, backend: &B, norm: &Norm<B::Tensor>) -> Result<()> {
         norm.forward(backend, &self.hidden, &mut self.normed)?;
-        std::mem::swap(&mut self.hidden, &mut self.normed);
-        Ok(())
+        Ok(backend.convert(&self.normed, &mut self.hidden)?)
     }
 }
 
@@ -273,28 +272,28 @@ impl<B: Backend> Decoder<B> {
         space: &mut Workspace<B>,
     ) -> Result<()> {
         let layers = &self.parameters.layers;
+        if self.post_norm {
+            backend.convert(&space.hidden, &mut space.normed)?;
+        }
         for (index, layer) in layers.iter().enumerate() {
-            let read = if self.post_norm {
-                &space.hidden
-            } else {
+            if !self.post_norm {
                 layer.attention_norm.forward(backend, &space.hidden, &mut space.normed)?;
-                &space.normed
-            };
+            }
             let attention_space = AttentionSpace { qkv: &mut space.qkv, attended: &mut space.attended };
-            layer.attention.attend(backend, read, rotary, batch, index, kv, attention_space)?;
+            layer.attention.attend(backend, &space.normed, rotary, batch, index, kv, attention_space)?;
             if index + 1 == layers.len() && asked.rows.len() < rows {
                 space.keep_rows(backend, &asked.rows)?;
             }
             layer.attention.project(backend, &space.attended, space.parts.as_mut(), &mut space.hidden)?;
             if self.post_norm {
                 space.renorm(backend, &layer.attention_norm)?;
-                layer.mlp.widen(backend, &space.hidden, &mut space.mlp)?;
-                layer.mlp.project(backend, &space.mlp, space.parts.as_mut(), &mut space.hidden)?;
-                space.renorm(backend, &layer.mlp_norm)?;
             } else {
                 layer.mlp_norm.forward(backend, &space.hidden, &mut space.normed)?;
-                layer.mlp.widen(backend, &space.normed, &mut space.mlp)?;
-                layer.mlp.project(backend, &space.mlp, space.parts.as_mut(), &mut space.hidden)?;
+            }
+            layer.mlp.widen(backend, &space.normed, &mut space.mlp)?;
+            layer.mlp.project(backend, &space.mlp, space.parts.as_mut(), &mut space.hidden)?;
+            if self.post_norm {
+                space.renorm(backend, &layer.mlp_norm)?;
             }
         }
         Ok(())
@@ -320,7 +319,10 @@ impl<B: Backend> Decoder<B> {
                 look_up(embedded)?;
                 backend.linear(embedded, project_in, None, Epilogue::Store, hidden)?;
             }
-            _ => look_up(hidden)?,
+            _ => {
+                look_up(normed)?;
+                backend.convert(normed, hidden)?;
+            }
         }
         if let Some(positions) = positions {
             backend.embedding(positions, learned, normed)?;
@@ -352,7 +354,7 @@ impl<B: Backend> Decoder<B> {
 
     /// The logits after the row at `place` of those asked. `[vocab_size]`
     pub fn logits(&self, backend: &B, place: u32, vocab_size: usize, space: &mut Workspace<B>) -> Result<Vec<f32>> {
-        let mut out = backend.tensor(1, vocab_size)?;
+        let mut out = backend.residual(1, vocab_size)?;
         backend.set_rows(&mut out, 1)?;
         let (hidden, head) = self.last_hidden(backend, &[place], space)?;
         backend.linear(hidden, head, None, Epilogue::Store, &mut out)?;
@@ -370,12 +372,12 @@ impl<B: Backend> Decoder<B> {
         let Workspace { hidden, normed, gathered, embedded, .. } = space;
         backend.set_rows(gathered, places.len())?;
         backend.gather_rows(hidden, places, gathered)?;
-        let mut last = &*gathered;
-        if let Some(norm) = norm {
-            backend.set_rows(normed, places.len())?;
-            norm.forward(backend, last, normed)?;
-            last = normed;
+        backend.set_rows(normed, places.len())?;
+        match norm {
+            Some(norm) => norm.forward(backend, gathered, normed)?,
+            None => backend.convert(gathered, normed)?,
         }
+        let mut last = &*normed;
         if let (Some(project_out), Some(embedded)) = (project_out, embedded) {
             backend.set_rows(embedded, places.len())?;
             backend.linear(last, project_out, None, Epilogue::Store, embedded)?;

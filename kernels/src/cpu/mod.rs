@@ -189,6 +189,10 @@ impl Backend for CpuBackend {
         CpuTensor::new(capacity, cols)
     }
 
+    fn residual(&self, capacity: usize, cols: usize) -> Result<CpuTensor> {
+        self.tensor(capacity, cols)
+    }
+
     fn set_rows(&self, tensor: &mut CpuTensor, rows: usize) -> Result<()> {
         if rows > tensor.capacity {
             let wanted = format!("at most {} rows, the capacity", tensor.capacity);
@@ -207,6 +211,10 @@ impl Backend for CpuBackend {
         tensor.rows = rows;
         tensor.data_mut().copy_from_slice(data);
         Ok(tensor)
+    }
+
+    fn upload_residual(&self, data: &[f32], rows: usize, cols: usize) -> Result<CpuTensor> {
+        self.upload(data, rows, cols)
     }
 
     fn download(&self, tensor: &CpuTensor) -> Result<Vec<f32>> {
@@ -267,6 +275,13 @@ impl Backend for CpuBackend {
         if let Some(member) = &self.member {
             member.end();
         }
+    }
+
+    fn convert(&self, x: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
+        expect("convert: output", out.shape(), x.shape())?;
+        // Both are `f32`.
+        out.data_mut().copy_from_slice(x.data());
+        Ok(())
     }
 
     fn add(&self, x: &CpuTensor, residual: &mut CpuTensor) -> Result<()> {

@@ -8,7 +8,7 @@ use super::{
     attention_plan::Plan,
     attention_tiles::Tile,
     device::{Arg, DevicePtr, Launch, Module},
-    expect, modules,
+    expect, expect_storage, modules,
     scratch::Scratch,
 };
 use crate::{Error, Heads, PagedBatch, Result};
@@ -191,6 +191,8 @@ impl CudaBackend {
         let tokens = batch.paged.num_tokens();
         expect("attention: qkv", qkv.shape(), (tokens, heads.qkv_cols()))?;
         expect("attention: output", out.shape(), (tokens, heads.q_cols()))?;
+        expect_storage("attention: qkv", qkv, self.storage)?;
+        expect_storage("attention: output", out, self.storage)?;
         batch.check("attention: KV cache", kv)?;
         if !(scale > 0.0 && scale.is_finite()) {
             return Err(Error::Unsupported(format!("attention: a scale of {scale}; wanted a positive number")));

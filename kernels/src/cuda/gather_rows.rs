@@ -3,7 +3,7 @@
 use super::{
     CudaAnswers, CudaBackend, CudaTensor, CudaWeight,
     device::{Arg, DevicePtr},
-    expect,
+    expect, expect_storage,
     launch::CHUNK,
     modules, sampled_ids,
 };
@@ -20,6 +20,7 @@ fn check(what: &'static str, mut indices: impl Iterator<Item = u32>, len: usize)
 impl CudaBackend {
     /// `out[r] = table[ids[r]]`
     pub(super) fn launch_embedding(&self, table: &CudaWeight, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+        expect_storage("embedding: output", out, self.storage)?;
         check_embedding(table, ids.iter().copied(), ids.len(), out)?;
         let ids = self.indices(ids)?;
         self.gather(table.ptr(), table.stride(), ids.ptr(), out)
@@ -33,6 +34,7 @@ impl CudaBackend {
         ids: &[u32],
         out: &mut CudaTensor,
     ) -> Result<()> {
+        expect_storage("embedding: output", out, self.storage)?;
         check_embedding(table, sampled_ids::known(ids), ids.len(), out)?;
         let ids = self.resolve_ids(answers, ids, table.rows())?;
         self.gather(table.ptr(), table.stride(), ids.ptr(), out)
@@ -44,15 +46,18 @@ impl CudaBackend {
         check("gather_rows: row", rows.iter().copied(), x.rows)?;
         expect("gather_rows: padded output", (out.rows, out.stride()), (rows.len(), x.stride()))?;
         let rows = self.indices(rows)?;
+        expect_storage("gather_rows: output", out, x.storage())?;
         self.gather(x.ptr(), x.stride(), rows.ptr(), out)
     }
 
     /// Both matrices have rows `stride` elements apart; `indices`, one for each row of `out`, stand on the device.
     fn gather(&self, from: DevicePtr, stride: usize, indices: DevicePtr, out: &mut CudaTensor) -> Result<()> {
         let pointers = [from, indices, out.ptr()].map(Arg::Ptr);
-        let sizes = [out.rows, out.cols, stride].map(|n| Arg::U32(n as u32));
+        // The kernel moves 16 bits at a time.
+        let halves = out.storage().bytes() / 2;
+        let sizes = [out.rows, halves * out.cols, halves * stride].map(|n| Arg::U32(n as u32));
         let args = [&pointers[..], &sizes].concat();
-        self.launch_pieces(&modules::GATHER_ROWS, "gather_rows", out.rows, out.cols.div_ceil(CHUNK), &args)
+        self.launch_pieces(&modules::GATHER_ROWS, "gather_rows", out.rows, (halves * out.cols).div_ceil(CHUNK), &args)
     }
 }
 

@@ -8,8 +8,10 @@ use crate::{Error, Result};
 
 /// Threads of a block that works on pieces of rows.
 const PIECE_THREADS: usize = 256;
-/// Elements of a piece: 16 bytes.
+/// 16-bit elements of a piece: 16 bytes.
 pub(super) const CHUNK: usize = 8;
+/// The same of the residual stream.
+pub(super) const QUAD: usize = 4;
 
 impl CudaBackend {
     /// One thread for each of `rows * per_row` pieces, which the kernel counts in `u32`; nothing for none.

@@ -3,7 +3,7 @@
 use super::{
     CudaBackend, CudaTensor, CudaWeight, arch,
     device::{Arg, DevicePtr, Launch},
-    expect, modules,
+    expect, expect_storage, modules,
 };
 use crate::{Epilogue, Error, Result, Storage};
 
@@ -28,6 +28,11 @@ impl Store {
             Self::Float => 5,
         }
     }
+
+    /// Whether the output is `f32`.
+    const fn is_float(self) -> bool {
+        matches!(self, Self::Float | Self::Plain(Epilogue::Accumulate))
+    }
 }
 
 impl CudaBackend {
@@ -44,10 +49,14 @@ impl CudaBackend {
         expect("linear: output", out.shape(), (x.rows, w.rows()))?;
         if let Some(bias) = bias {
             expect("linear: bias", bias.shape(), (1, w.rows()))?;
-            self.check_storage("linear: bias", bias)?;
+            expect_storage("linear: bias", bias, self.storage)?;
         }
-        self.check_storage("linear: output", out)?;
-        self.gemm((x.ptr(), x.rows, x.stride()), w, bias, Store::Plain(epilogue), out)
+        let store = match (epilogue, out.storage()) {
+            (Epilogue::Store, Storage::F32) => Store::Float,
+            _ => Store::Plain(epilogue),
+        };
+        expect_storage("linear: output", out, if store.is_float() { Storage::F32 } else { self.storage })?;
+        self.gemm((x.ptr(), x.rows, x.stride()), w, bias, store, out)
     }
 
     /// As [`crate::Backend::linear_silu_mul`].
@@ -58,7 +67,7 @@ impl CudaBackend {
             return Err(Error::Shape { what: "linear_silu_mul: weight", found, wanted: "a gated weight".into() });
         }
         expect("linear_silu_mul: output", out.shape(), (x.rows, w.rows() / 2))?;
-        self.check_storage("linear_silu_mul: output", out)?;
+        expect_storage("linear_silu_mul: output", out, self.storage)?;
         self.gemm((x.ptr(), x.rows, x.stride()), w, None, Store::SiluMul, out)
     }
 
@@ -87,10 +96,7 @@ impl CudaBackend {
             return Err(Error::Index { what: "logits: row", index: first.saturating_add(rows), len: x.rows });
         }
         expect("logits: output", out.shape(), (rows, w.rows()))?;
-        if out.storage() != Storage::F32 {
-            let (found, wanted) = (format!("{:?}", out.storage()), "F32".into());
-            return Err(Error::Shape { what: "logits: output", found, wanted });
-        }
+        expect_storage("logits: output", out, Storage::F32)?;
         let start = x.ptr() + (first * x.stride() * x.storage().bytes()) as u64;
         self.gemm((start, rows, x.stride()), w, None, Store::Float, out)
     }
@@ -98,14 +104,7 @@ impl CudaBackend {
     /// Refuses an input that `w` does not take.
     pub(super) fn check_input(&self, what: &'static str, x: &CudaTensor, w: &CudaWeight) -> Result<()> {
         expect(what, x.shape(), (x.rows, w.cols()))?;
-        self.check_storage(what, x)
-    }
-
-    fn check_storage(&self, what: &'static str, x: &CudaTensor) -> Result<()> {
-        if x.storage() == self.storage {
-            return Ok(());
-        }
-        Err(Error::Shape { what, found: format!("{:?}", x.storage()), wanted: format!("{:?}", self.storage) })
+        expect_storage(what, x, self.storage)
     }
 
     fn gemm(

@@ -1,6 +1,6 @@
 //! The CUDA backend: hand-written kernels in `src/<arch>/*.cu`, shipped as PTX, run by the driver or the emulator.
 //!
-//! Activations, weights and the KV cache are kept in bf16 or f16, sums in `f32`. Every kernel's launcher stands in the file of
+//! Activations, weights and the KV cache are kept in bf16 or f16, sums and the residual stream in `f32`. Every kernel's launcher stands in the file of
 //! its operation, checks its operands and chooses its shape from (operation, N, K, dtype, architecture) alone.
 
 mod activate;
@@ -12,6 +12,7 @@ mod attention;
 mod attention_plan;
 mod attention_tiles;
 mod batch;
+mod convert;
 mod copy_pages;
 pub mod device;
 pub mod driver;
@@ -114,6 +115,14 @@ impl CudaBackend {
     }
 }
 
+/// Refuses an operand whose elements are others than those of `wanted`.
+fn expect_storage(what: &'static str, found: &CudaTensor, wanted: Storage) -> Result<()> {
+    if found.storage() == wanted {
+        return Ok(());
+    }
+    Err(Error::Shape { what, found: format!("{:?}", found.storage()), wanted: format!("{wanted:?}") })
+}
+
 /// Refuses an operand that is not `[rows, cols]`.
 fn expect(what: &'static str, found: (usize, usize), wanted: (usize, usize)) -> Result<()> {
     if found == wanted {
@@ -148,12 +157,20 @@ impl Backend for CudaBackend {
         CudaTensor::new(&self.device, self.storage, capacity, cols)
     }
 
+    fn residual(&self, capacity: usize, cols: usize) -> Result<CudaTensor> {
+        CudaTensor::new(&self.device, Storage::F32, capacity, cols)
+    }
+
     fn set_rows(&self, tensor: &mut CudaTensor, rows: usize) -> Result<()> {
         tensor.set_rows(rows)
     }
 
     fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
         CudaTensor::upload(&self.device, self.storage, data, rows, cols)
+    }
+
+    fn upload_residual(&self, data: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
+        CudaTensor::upload(&self.device, Storage::F32, data, rows, cols)
     }
 
     fn download(&self, tensor: &CudaTensor) -> Result<Vec<f32>> {
@@ -216,6 +233,10 @@ impl Backend for CudaBackend {
         if let Some(peer) = &self.peer {
             peer.end();
         }
+    }
+
+    fn convert(&self, x: &CudaTensor, out: &mut CudaTensor) -> Result<()> {
+        self.launch_convert(x, out)
     }
 
     fn add(&self, x: &CudaTensor, residual: &mut CudaTensor) -> Result<()> {

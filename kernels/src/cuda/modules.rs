@@ -28,6 +28,7 @@ modules! {
     ATTENTION_80 = "attention_80",
     ATTENTION_96 = "attention_96",
     ATTENTION_MERGE = "attention_merge",
+    CONVERT = "convert",
     COPY_PAGES = "copy_pages",
     GATHER_ROWS = "gather_rows",
     GEMM = "gemm",

@@ -1,6 +1,8 @@
 //! Rotary embedding and the write into the KV cache. Floor and shape: `src/compute_80/rotary_store_kv.cu`.
 
-use super::{CudaBackend, CudaBatch, CudaKvCache, CudaTensor, device::Arg, expect, launch::CHUNK, modules};
+use super::{
+    CudaBackend, CudaBatch, CudaKvCache, CudaTensor, device::Arg, expect, expect_storage, launch::CHUNK, modules,
+};
 use crate::{Error, Heads, Result, RotarySegment, Storage};
 
 impl CudaBackend {
@@ -23,6 +25,7 @@ impl CudaBackend {
         let Heads { num_heads, num_kv_heads, head_dim } = batch.heads;
         expect("rotary_store_kv: qkv", qkv.shape(), (batch.paged.num_tokens(), batch.heads.qkv_cols()))?;
         expect("rotary_store_kv: table", table.shape(), (table.rows, head_dim))?;
+        expect_storage("rotary_store_kv: qkv", qkv, self.storage)?;
         if !head_dim.is_multiple_of(2) {
             return Err(Error::Unsupported(format!("rotary_store_kv: head size {head_dim} is not even")));
         }

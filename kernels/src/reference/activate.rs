@@ -41,7 +41,7 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
 pub fn gelu_op<B: Backend>() -> Op<B> {
     Op {
         name: Activation::Gelu.name(),
-        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 25.0),
+        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 0.0, 25.0),
         trial: |backend, shape, seed, copies| trial(Activation::Gelu, backend, shape, seed, copies),
         ..relu_op()
     }
@@ -54,7 +54,7 @@ pub fn relu_op<B: Backend>() -> Op<B> {
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.intermediate }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         streams: false,
-        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 1.0),
+        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 0.0, 1.0),
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| trial(Activation::Relu, backend, shape, seed, copies),
     }

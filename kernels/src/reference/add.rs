@@ -2,11 +2,13 @@
 
 use crate::{
     Backend, Result,
-    ops::{BoxedTrial, Op, Rng, Shape, Trial, row_cost, rows_of, worse},
+    ops::{BoxedTrial, Op, Rng, Shape, Trial, row_cost, rows_of, unrounded, worse},
 };
 
 /// Parts in the row of [`parts_op`].
 const PARTS: usize = 4;
+/// Largest error.
+const TOLERANCE: f64 = 1e-6;
 
 /// The registry's row.
 pub fn op<B: Backend>() -> Op<B> {
@@ -15,8 +17,8 @@ pub fn op<B: Backend>() -> Op<B> {
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         streams: false,
-        cost: |shape, _, storage| row_cost(shape, storage, 3.0, 1.0),
-        tolerance: |_, _| 1e-6,
+        cost: |shape, _, storage| row_cost(shape, storage, 1.0, 2.0, 1.0),
+        tolerance: |_, _| TOLERANCE,
         trial: |backend, shape, seed, copies| trial(backend, shape, seed, copies, 1),
     }
 }
@@ -25,7 +27,7 @@ pub fn op<B: Backend>() -> Op<B> {
 pub fn parts_op<B: Backend>() -> Op<B> {
     Op {
         name: "add_parts",
-        cost: |shape, _, storage| row_cost(shape, storage, 2.0 + PARTS as f64, PARTS as f64),
+        cost: |shape, _, storage| row_cost(shape, storage, PARTS as f64, 2.0, PARTS as f64),
         trial: |backend, shape, seed, copies| trial(backend, shape, seed, copies, PARTS),
         ..op()
     }
@@ -40,8 +42,8 @@ fn trial<'a, B: Backend>(
 ) -> Result<BoxedTrial<'a>> {
     let (rows, cols) = rows_of(shape);
     let mut rng = Rng(seed);
-    let (x, before) = (rng.stored(backend, parts * rows * cols, 1.0), rng.stored(backend, rows * cols, 10.0));
-    let pair = || Ok((backend.upload(&x, parts * rows, cols)?, backend.upload(&before, rows, cols)?));
+    let (x, before) = (rng.stored(backend, parts * rows * cols, 1.0), rng.vec(rows * cols, 10.0));
+    let pair = || Ok((backend.upload(&x, parts * rows, cols)?, backend.upload_residual(&before, rows, cols)?));
     let pairs = (0..copies).map(|_| pair()).collect::<Result<_>>()?;
     Ok(Box::new(Add { backend, x, before, rows, cols, pairs }))
 }
@@ -63,10 +65,9 @@ impl<B: Backend> Trial for Add<'_, B> {
     }
 
     fn error(&mut self) -> Result<f64> {
-        self.pairs[0].1 = self.backend.upload(&self.before, self.rows, self.cols)?;
+        self.pairs[0].1 = self.backend.upload_residual(&self.before, self.rows, self.cols)?;
         self.run(0)?;
         let got = self.backend.download(&self.pairs[0].1)?;
-        let smallest = self.backend.info().storage.smallest_normal();
         let len = self.before.len();
         let mut worst = 0.0;
         for (i, (got, before)) in got.iter().zip(&self.before).enumerate() {
@@ -78,8 +79,8 @@ impl<B: Backend> Trial for Add<'_, B> {
             } else {
                 terms().map(f64::abs).sum::<f64>() + f64::from(before.abs())
             };
-            worst = worse(worst, (f64::from(*got) - want).abs() / size.max(smallest));
+            worst = worse(worst, (f64::from(*got) - want).abs() / size.max(f64::from(f32::MIN_POSITIVE)));
         }
-        Ok(worst)
+        Ok(unrounded(worst, TOLERANCE))
     }
 }

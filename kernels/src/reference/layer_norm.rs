@@ -26,17 +26,16 @@ pub fn op<B: Backend>() -> Op<B> {
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         streams: false,
-        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 8.0),
+        cost: |shape, _, storage| row_cost(shape, storage, 1.0, 1.0, 8.0),
         tolerance: |_, _| 2e-6,
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);
             let mut rng = Rng(seed);
             let weight = rng.stored(backend, cols, 2.0);
             let bias = (rng.below(2) == 0).then(|| rng.stored(backend, cols, 1.0));
-            let storage = backend.info().storage;
             // Not around zero: the mean matters.
-            let host: Vec<f32> = rng.vec(rows * cols, 3.0).into_iter().map(|x| storage.round(x + 2.0)).collect();
-            let x = (0..copies).map(|_| backend.upload(&host, rows, cols)).collect::<Result<_>>()?;
+            let host: Vec<f32> = rng.vec(rows * cols, 3.0).into_iter().map(|x| x + 2.0).collect();
+            let x = (0..copies).map(|_| backend.upload_residual(&host, rows, cols)).collect::<Result<_>>()?;
             let device_weight = backend.upload(&weight, 1, cols)?;
             let device_bias = bias.as_ref().map(|bias| backend.upload(bias, 1, cols)).transpose()?;
             let out = poisoned(backend, rows, cols)?;

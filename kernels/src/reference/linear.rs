@@ -2,11 +2,11 @@
 
 use super::{activate::activate, dequant::dequantize, int8};
 use crate::{
-    Backend, Dtype, Epilogue, Result, WeightFormat, WeightView,
-    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, subset, worse},
+    Backend, Dtype, Epilogue, Result, Storage, WeightFormat, WeightView,
+    ops::{Cost, Op, Rng, Shape, Trial, Unit, matrix_of, stored_bytes, subset, unrounded, worse},
 };
 
-/// The registry's row: with bias; timed accumulating, checked with every epilogue.
+/// The registry's row: with bias; timed accumulating to a residual stream, checked with every epilogue.
 pub fn op<B: Backend>() -> Op<B> {
     Op {
         name: "linear",
@@ -29,16 +29,11 @@ pub fn op<B: Backend>() -> Op<B> {
         streams: true,
         cost: |shape, dtype, storage| {
             let (rows, inner, cols, format) = matrix_of(shape);
-            let activations = (rows * (inner + 2 * cols) * storage.bytes()) as f64;
-            let bytes = (inner * cols) as f64 * stored_bytes(format, dtype, storage) + activations;
+            let activations = rows * (inner * storage.bytes() + 2 * cols * Storage::F32.bytes());
+            let bytes = (inner * cols) as f64 * stored_bytes(format, dtype, storage) + activations as f64;
             Cost { bytes, flops: 2.0 * (rows * inner * cols) as f64, unit: Unit::of_products(dtype) }
         },
-        tolerance: |shape, dtype| match (dtype, matrix_of(shape).3) {
-            (Dtype::F32 | Dtype::Int8, _) => 2e-6,
-            // What is stored as bf16 is multiplied exactly; anything else may first be rounded to bf16 (half an ulp, 2^-8).
-            (_, WeightFormat::Bf16) => 2e-6,
-            _ => 4e-3,
-        },
+        tolerance,
         trial: |backend, shape, seed, copies| {
             let (rows, inner, cols, format) = matrix_of(shape);
             let mut rng = Rng(seed);
@@ -50,9 +45,20 @@ pub fn op<B: Backend>() -> Op<B> {
             let device_x = backend.upload(&x, rows, inner)?;
             let device_bias = backend.upload(&bias, 1, cols)?;
             let out = backend.upload(&vec![0.5; rows * cols], rows, cols)?;
+            let residual = backend.upload_residual(&vec![0.3; rows * cols], rows, cols)?;
             let shape = (rows, inner, cols, format);
-            Ok(Box::new(Linear { backend, shape, bytes, x, bias, device_x, device_bias, w, out }))
+            Ok(Box::new(Linear { backend, shape, bytes, x, bias, device_x, device_bias, w, out, residual }))
         },
+    }
+}
+
+/// Largest error, relative to the sum of magnitudes.
+fn tolerance(shape: &Shape, dtype: Dtype) -> f64 {
+    match (dtype, matrix_of(shape).3) {
+        (Dtype::F32 | Dtype::Int8, _) => 2e-6,
+        // What is stored as bf16 is multiplied exactly; anything else may first be rounded to bf16 (half an ulp, 2^-8).
+        (_, WeightFormat::Bf16) => 2e-6,
+        _ => 4e-3,
     }
 }
 
@@ -66,25 +72,36 @@ struct Linear<'a, B: Backend> {
     device_bias: B::Tensor,
     w: Vec<B::Weight>,
     out: B::Tensor,
+    residual: B::Tensor,
 }
 
 impl<B: Backend> Trial for Linear<'_, B> {
     fn run(&mut self, copy: usize) -> Result<()> {
-        self.backend.linear(&self.device_x, &self.w[copy], Some(&self.device_bias), Epilogue::Accumulate, &mut self.out)
+        let (bias, epilogue) = (Some(&self.device_bias), Epilogue::Accumulate);
+        self.backend.linear(&self.device_x, &self.w[copy], bias, epilogue, &mut self.residual)
     }
 
     fn error(&mut self) -> Result<f64> {
-        let epilogues = [Epilogue::Accumulate, Epilogue::Store, Epilogue::Relu, Epilogue::Gelu];
-        epilogues.into_iter().try_fold(0.0, |error, epilogue| Ok(worse(self.error_of(epilogue)?, error)))
+        let (rows, inner, cols, format) = self.shape;
+        let allowed = tolerance(&Shape::Matrix { rows, inner, cols, format }, self.backend.info().dtype);
+        let mut error = 0.0;
+        for epilogue in [Epilogue::Accumulate, Epilogue::Store] {
+            error = worse(unrounded(self.error_of(epilogue, true)?, allowed), error);
+        }
+        for epilogue in [Epilogue::Store, Epilogue::Relu, Epilogue::Gelu] {
+            error = worse(self.error_of(epilogue, false)?, error);
+        }
+        Ok(error)
     }
 }
 
 impl<B: Backend> Linear<'_, B> {
-    fn error_of(&mut self, epilogue: Epilogue) -> Result<f64> {
+    fn error_of(&mut self, epilogue: Epilogue, to_residual: bool) -> Result<f64> {
         let (rows, inner, cols, format) = self.shape;
-        let before = self.backend.download(&self.out)?;
-        self.backend.linear(&self.device_x, &self.w[0], Some(&self.device_bias), epilogue, &mut self.out)?;
-        let got = self.backend.download(&self.out)?;
+        let out = if to_residual { &mut self.residual } else { &mut self.out };
+        let before = self.backend.download(out)?;
+        self.backend.linear(&self.device_x, &self.w[0], Some(&self.device_bias), epilogue, out)?;
+        let got = self.backend.download(out)?;
         let mut error = 0.0;
         let view = WeightView::new(&self.bytes, format, cols, inner)?;
         let x = rounded_rows(self.backend, &self.x, rows, inner);

@@ -5,6 +5,7 @@ pub mod activate;
 pub mod add;
 pub mod add_rms_norm;
 pub mod attention;
+pub mod convert;
 pub mod copy_pages;
 pub mod dequant;
 pub mod embedding;

@@ -19,14 +19,14 @@ pub fn op<B: Backend>() -> Op<B> {
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.hidden }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         streams: false,
-        cost: |shape, _, storage| row_cost(shape, storage, 2.0, 4.0),
+        cost: |shape, _, storage| row_cost(shape, storage, 1.0, 1.0, 4.0),
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);
             let mut rng = Rng(seed);
             let weight = rng.stored(backend, cols, 2.0);
-            let host = rng.stored(backend, rows * cols, 3.0);
-            let x = (0..copies).map(|_| backend.upload(&host, rows, cols)).collect::<Result<_>>()?;
+            let host = rng.vec(rows * cols, 3.0);
+            let x = (0..copies).map(|_| backend.upload_residual(&host, rows, cols)).collect::<Result<_>>()?;
             let out = poisoned(backend, rows, cols)?;
             let device_weight = backend.upload(&weight, 1, cols)?;
             Ok(Box::new(Rms { backend, host, weight, x, device_weight, out }))

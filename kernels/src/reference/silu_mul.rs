@@ -18,7 +18,7 @@ pub fn op<B: Backend>() -> Op<B> {
         model_shapes: |w| vec![Shape::Rows { rows: w.rows, cols: w.model.intermediate }],
         random_shape: |rng| Shape::Rows { rows: rng.below(40), cols: 1 + rng.below(300) },
         streams: false,
-        cost: |shape, _, storage| row_cost(shape, storage, 3.0, 20.0),
+        cost: |shape, _, storage| row_cost(shape, storage, 3.0, 0.0, 20.0),
         tolerance: |_, _| 1e-6,
         trial: |backend, shape, seed, copies| {
             let (rows, cols) = rows_of(shape);

@@ -1,7 +1,7 @@
 // Rows by index: of activations (`gather_rows`), and of the token table (`embedding`). Elements are moved as they are, so
-// one kernel serves every 16-bit type.
+// one kernel serves every 16-bit type, and `f32` as two elements.
 //
-// Floor: bytes. An element is read once and written once, 4 bytes; nothing is computed.
+// Floor: bytes. An element is read once and written once, 4 bytes, 8 of `f32`; nothing is computed.
 // Shape: one thread per 16 bytes of the output, row after row, so that no thread idles whatever the row's length; a warp
 // moves 512 bytes at once. The index of the row is one word that the threads of a row share.
 //

@@ -30,7 +30,7 @@ using Few = Tile<16, 32, 64, 6, 1, 2>;
 enum Epilogue : u32 { STORE = 0, ACCUMULATE = 1, RELU = 2, GELU = 3, SILU_MUL = 4, FLOAT = 5 };
 
 struct Output {
-    // 16-bit elements, or f32 with FLOAT. `stride` elements from row to row.
+    // 16-bit elements, or f32 with FLOAT and ACCUMULATE. `stride` elements from row to row.
     void *data;
     u32 stride;
     // 16 bits each, or null.
@@ -57,18 +57,16 @@ __device__ __forceinline__ void store_elements(const Output &out, u32 row, u32 c
             *reinterpret_cast<u32 *>(elements) = T::pack(silu(y[0]) * y[1], silu(y[2]) * y[3]);
             return;
         }
-        if (out.epilogue == FLOAT) {
-            *reinterpret_cast<float4 *>(reinterpret_cast<float *>(out.data) + start + col) =
-                make_float4(y[0], y[1], y[2], y[3]);
+        if (out.epilogue == FLOAT || out.epilogue == ACCUMULATE) {
+            float4 *const to = reinterpret_cast<float4 *>(reinterpret_cast<float *>(out.data) + start + col);
+            float4 sum = out.epilogue == ACCUMULATE ? *to : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            sum.x += y[0], sum.y += y[1], sum.z += y[2], sum.w += y[3];
+            *to = sum;
             return;
-        }
-        if (out.epilogue == ACCUMULATE) {
-            const uint2 old = *reinterpret_cast<const uint2 *>(elements);
-            y[0] += T::low(old.x), y[1] += T::high(old.x), y[2] += T::low(old.y), y[3] += T::high(old.y);
         }
 #pragma unroll
         for (u32 e = 0; e < 4; e++) y[e] = activated(y[e], out.epilogue);
-        *reinterpret_cast<uint2 *>(elements) = make_uint2(T::pack(y[0], y[1]), T::pack(y[2], y[3]));
+        store_global(elements, make_uint2(T::pack(y[0], y[1]), T::pack(y[2], y[3])));
         return;
     }
 #pragma unroll
@@ -79,11 +77,11 @@ __device__ __forceinline__ void store_elements(const Output &out, u32 row, u32 c
             if (e % 2 == 1) elements[e / 2] = T::from_f32(silu(y[e - 1]) * y[e]);
             continue;
         }
-        if (out.epilogue == FLOAT) {
-            reinterpret_cast<float *>(out.data)[start + col + e] = y[e];
+        if (out.epilogue == FLOAT || out.epilogue == ACCUMULATE) {
+            float *const to = reinterpret_cast<float *>(out.data) + start + col + e;
+            *to = out.epilogue == ACCUMULATE ? *to + y[e] : y[e];
             continue;
         }
-        if (out.epilogue == ACCUMULATE) y[e] += T::to_f32(elements[e]);
         elements[e] = T::from_f32(activated(y[e], out.epilogue));
     }
 }

@@ -117,6 +117,11 @@ template <u32 N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// Eight bytes at once: of plain assignments in two branches the compiler may make a common store of four.
+__device__ __forceinline__ void store_global(void *p, uint2 v) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y) : "memory");
+}
+
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float exp2_approx(float x) {
