@@ -16,6 +16,9 @@ const MOST_BUDGET: usize = 1 << 14;
 const GPU_BATCH_SIZE: usize = 2048;
 /// KV tokens that are enough to keep a batch of long prompts in flight, and their common beginnings.
 const DEFAULT_KV_TOKENS: usize = 1 << 16;
+/// KV tokens that no benchmark has: a tiny model's pages, of which each is also counted by the host, would fill a GPU with
+/// millions.
+const MOST_KV_TOKENS: usize = 1 << 22;
 
 /// Where the memory goes, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +93,9 @@ impl MemoryPlan {
         let one_sequence = max_seq_len.div_ceil(PAGE_SIZE);
         let pages = match kv_cache_bytes {
             Some(bytes) => bytes / page_bytes,
-            None if owner == Owner::Ours && available.is_some() => (left - left / 12) / page_bytes,
+            None if owner == Owner::Ours && available.is_some() => {
+                ((left - left / 12) / page_bytes).min((MOST_KV_TOKENS / PAGE_SIZE).max(one_sequence))
+            }
             // A quarter of what is left, but one whole context at least where that fits.
             None => (DEFAULT_KV_TOKENS / PAGE_SIZE).max(one_sequence).min((left / 4 / page_bytes).max(one_sequence)),
         };
@@ -197,6 +202,9 @@ mod tests {
         // Something is left for logits, statistics and the partial results of attention.
         let rest = free - plan.weights - plan.workspace - plan.kv_cache;
         assert!(rest > 4_000 * MIB && rest < 8_000 * MIB, "{rest}");
+        // A tiny model does not fill it.
+        let plan = |seq_len| MemoryPlan::new(MIB, MIB, 4096, seq_len, None, Some(free), Owner::Ours).unwrap().kv_tokens;
+        assert_eq!((plan(2048), plan(2 * MOST_KV_TOKENS)), (MOST_KV_TOKENS, 2 * MOST_KV_TOKENS));
         // A small GPU has smaller steps; who asks gets what he asks for.
         assert_eq!(Owner::Ours.token_budget(None, Some(6_000 * MIB), row_bytes), 2_400);
         assert_eq!(Owner::Ours.token_budget(Some(100), Some(free), row_bytes), 100);
