@@ -8,12 +8,15 @@
 # same questions in other batches, runs the tests and a tiny model again under compute-sanitizer, and compares with PyTorch, where
 # these two are installed. With DATA, which holds `ceval` and `internlm/tokenizer.model`, C-Eval itself goes through a model of
 # InternLM2-7B's shape, and through transformers; with MODEL, a small real one, the GPU's answers are compared with the
-# processor's. Exit status 1 if anything is wrong. With OC_TEST_DEVICE=emulator (or cpu) this is rehearsed without a GPU: nothing
-# is timed, and a tiny model stands for the 7B.
+# processor's. Exit status 1 if anything is wrong. OC_GPU_STEPS is a pattern of the steps to take, for a GPU that is at hand for
+# minutes only: 'model-*', '@(bench|torch)', '!(device_equality|*check-*)'. With OC_TEST_DEVICE=emulator (or cpu) this is
+# rehearsed without a GPU: nothing is timed, and a tiny model stands for the 7B.
 set -euo pipefail
+shopt -s extglob
 
-# The tests that run where OC_TEST_DEVICE says.
-tests=(cuda rows cuda_rotary cuda_sample device_equality)
+# The tests that run where OC_TEST_DEVICE says, and one that takes minutes, as it runs all on the emulator too.
+tests=(cuda rows cuda_rotary cuda_sample)
+slow_test=device_equality
 
 pack() {
     local root file stage
@@ -26,7 +29,7 @@ pack() {
     cargo build --release --locked -p oc-cli
     cp "${CARGO_TARGET_DIR:-target}/release/oc-cli" scripts/{gpu.sh,agreement.py} benches/peers/torch_*.py "$stage/gpu/"
     cp -r benches/shapes tests/fixtures/internlm2 "$stage/gpu/"
-    for name in "${tests[@]}"; do
+    for name in "${tests[@]}" "$slow_test"; do
         # Cargo says in JSON where it put the test's binary.
         binary=$(cargo test --release --locked -p oc-kernels --test "$name" --no-run --message-format=json |
             sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
@@ -76,10 +79,13 @@ run() {
     local tiny=(--hf-path internlm2 --dtype bf16 --max-out-len 16)
     tiny+=(--device "$OC_TEST_DEVICE")
 
+    # shellcheck disable=SC2053 # a pattern
+    wanted() { [[ $1 == ${OC_GPU_STEPS:-*} ]]; }
     # What a step prints goes to a file too; a step that fails does not keep the others from running.
     step() {
         local name=$1
         shift
+        wanted "$name" || return 0
         printf '\n== %s: %s\n' "$name" "$*"
         "$@" 2>&1 | tee "$out/$name.txt" || { echo "== $name FAILED"; failed=1; }
     }
@@ -97,7 +103,7 @@ run() {
                 --sequences 1,16,64
         done
         # As a document, for a later --baseline and for the comparison with PyTorch, then as a table that compares the two.
-        ./oc-cli bench-kernels --device cuda --json > "$out/bench.json" || failed=1
+        ! wanted bench || ./oc-cli bench-kernels --device cuda --json > "$out/bench.json" || failed=1
         step bench ./oc-cli bench-kernels --device cuda --baseline "$out/bench.json"
     fi
     if [ -n "$data" ]; then
@@ -108,8 +114,8 @@ run() {
         for name in gen ppl; do
             # The last line has the seconds from tokenised prompts to scores.
             step "ceval-$name" ./oc-cli eval --datasets "ceval_$name" "${asked[@]}" "${few[@]}" -w "$out/ceval-$name"
-            ./oc-cli prompt --datasets "ceval_$name" --all --jsonl --hf-path shapes/internlm2-tiny "${ceval[@]}" "${few[@]}" \
-                > "$out/$name.jsonl" || failed=1
+            ! wanted transformers || ./oc-cli prompt --datasets "ceval_$name" --all --jsonl --hf-path shapes/internlm2-tiny \
+                "${ceval[@]}" "${few[@]}" > "$out/$name.jsonl" || failed=1
             step "batches-ceval-$name" in_batches "$out/batches-$name" --datasets "ceval_$name" "${asked[@]}" "${fewer[@]}"
         done
         if python3 -c 'import torch, transformers' 2> /dev/null; then
@@ -139,6 +145,7 @@ run() {
     else
         echo 'skipped: PyTorch is not installed'
     fi
+    step "$slow_test" "tests/$slow_test" --test-threads 1
     printf '\nresults: %s\n' "$out"
     return $failed
 }
@@ -146,7 +153,7 @@ run() {
 case ${1:-} in
     pack | run) "$@" ;;
     *)
-        sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
         exit 2
         ;;
 esac

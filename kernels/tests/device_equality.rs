@@ -1,5 +1,6 @@
-//! Two devices, the same numbers: a GPU (`OC_TEST_DEVICE=cuda`) and the emulator agree within one unit of the last place.
-//! Without a GPU an emulator with one thread and one with several agree to the bit.
+//! Two devices, the same numbers: a GPU (`OC_TEST_DEVICE=cuda`) and the emulator are both as close to `f64` as is asked of
+//! them, and what they round to 16 bits agrees within one unit of the last place. Without a GPU an emulator with one thread
+//! and one with several agree to the bit.
 
 mod device;
 
@@ -67,8 +68,8 @@ fn outputs(device: &Arc<dyn Device>, dtype: Dtype, op: &Op<CudaBackend>, shape: 
 }
 
 /// The first element in which two outputs of 16-bit floats differ by more than one unit of the last place, or else by more
-/// than `f32` sums in another order can: what is left where large terms cancel.
-fn differs_16(a: &[u8], b: &[u8], dtype: Dtype) -> Option<String> {
+/// than `slack` of the largest: what sums in another order leave where large terms cancel.
+fn differs(a: &[u8], b: &[u8], dtype: Dtype, slack: f32) -> Option<String> {
     let bits = |bytes: &[u8]| bytes.chunks_exact(2).map(|x| u16::from_le_bytes([x[0], x[1]])).collect::<Vec<_>>();
     let value = |bits| if dtype == Dtype::F16 { f16::from_bits(bits).to_f32() } else { bf16::from_bits(bits).to_f32() };
     // Numbers in the order of their values.
@@ -77,30 +78,38 @@ fn differs_16(a: &[u8], b: &[u8], dtype: Dtype) -> Option<String> {
     let largest = b.iter().map(|x| value(*x).abs()).filter(|x| x.is_finite()).fold(0.0, f32::max);
     let is_close = |a: u16, b: u16| {
         let (x, y) = (value(a), value(b));
-        (ordered(a) - ordered(b)).abs() <= 1 || (x.is_nan() && y.is_nan()) || (x - y).abs() <= 4e-6 * largest
+        (ordered(a) - ordered(b)).abs() <= 1 || (x.is_nan() && y.is_nan()) || (x - y).abs() <= slack * largest
     };
     let at = a.iter().zip(&b).position(|(a, b)| !is_close(*a, *b))?;
     Some(format!("element {at}: {} and {}", value(a[at]), value(b[at])))
 }
 
-/// The same for words that are `f32`, or integers, which as floats would be next to nothing.
-fn differs_32(a: &[u8], b: &[u8]) -> Option<String> {
-    let words =
-        |bytes: &[u8]| bytes.chunks_exact(4).map(|x| u32::from_le_bytes(x.try_into().unwrap())).collect::<Vec<_>>();
-    let (a, b) = (words(a), words(b));
-    let is_close = |a: u32, b: u32| {
-        let (x, y) = (f32::from_bits(a), f32::from_bits(b));
-        a == b || (a.min(b) >= 1 << 23 && (x - y).abs() <= 1e-5 * y.abs().max(1.0))
-    };
-    let at = a.iter().zip(&b).position(|(a, b)| !is_close(*a, *b))?;
-    Some(format!("word {at}: {:#x} and {:#x}", a[at], b[at]))
+/// The `slack` of an operation. Products are exact and both devices' sums within 2e-6 of the sum of the terms' magnitudes, which
+/// is some `sqrt(inner) / 5` of the largest among sums of random terms. Attention also rounds probabilities to 16 bits, and
+/// they may fall to either side.
+fn slack(op: &str, shape: &ops::Shape) -> f32 {
+    match shape {
+        ops::Shape::Matrix { inner, .. } => 4e-6_f32.max(8e-7 * (*inner as f32).sqrt()),
+        _ if op == "attention" => 1.6e-3,
+        _ => 4e-6,
+    }
+}
+
+/// Whether an output of `bytes` has 16-bit floats, or `f32` whose bits are the same on all devices. Of the sums in `f32`, the
+/// longer outputs of `linear` and the records of `log_prob` and `sample`, it is enough that both devices are close to `f64`.
+fn is_rounded(op: &str, bytes: usize, outputs: &[Vec<u8>]) -> bool {
+    match op {
+        "log_prob" | "sample" => false,
+        "linear" => outputs.iter().any(|other| other.len() > bytes),
+        _ => true,
+    }
 }
 
 #[test]
 fn every_operation_gives_the_same_numbers_on_both_devices() {
     let is_gpu = std::env::var("OC_TEST_DEVICE").is_ok_and(|name| name == "cuda");
-    let one_thread = Emulator::new(EmulatorOptions { threads: 1, ..EmulatorOptions::default() });
-    let (first, second): (_, Arc<dyn Device>) = (device::device(), Arc::new(one_thread));
+    let emulator = EmulatorOptions { threads: if is_gpu { 0 } else { 1 }, ..EmulatorOptions::default() };
+    let (first, second): (_, Arc<dyn Device>) = (device::device(), Arc::new(Emulator::new(emulator)));
     let (models, rows): (&[usize], &[usize]) = if is_gpu { (&[0, 1, 2], &[1, 17, 300]) } else { (&[0], &[1, 17]) };
     for dtype in [Dtype::Bf16, Dtype::F16] {
         let format = if dtype == Dtype::F16 { WeightFormat::F16 } else { WeightFormat::Bf16 };
@@ -115,14 +124,16 @@ fn every_operation_gives_the_same_numbers_on_both_devices() {
                     let (a, b) = (outputs(&first, dtype, &op, &shape), outputs(&second, dtype, &op, &shape));
                     let on = format!("{} {shape} in {}", op.name, dtype.name());
                     assert!(!a.is_empty() && a.len() == b.len(), "{on}: {} and {} outputs", a.len(), b.len());
-                    for (a, b) in a.iter().zip(&b) {
+                    let all = a;
+                    for (a, b) in all.iter().zip(&b) {
                         assert_eq!(a.len(), b.len(), "{on}");
                         if !is_gpu {
                             assert!(a == b, "{on}: the number of threads changes bits");
                         }
-                        let has_words = matches!(op.name, "log_prob" | "sample");
-                        let difference = if has_words { differs_32(a, b) } else { differs_16(a, b, dtype) };
-                        assert!(difference.is_none(), "{on}: {}", difference.unwrap_or_default());
+                        if is_rounded(op.name, a.len(), &all) {
+                            let difference = differs(a, b, dtype, slack(op.name, &shape));
+                            assert!(difference.is_none(), "{on}: {}", difference.unwrap_or_default());
+                        }
                     }
                     seen.push(shape);
                 }
@@ -135,13 +146,12 @@ fn every_operation_gives_the_same_numbers_on_both_devices() {
 fn differences_are_seen() {
     let half = |x: f32| f16::from_f32(x).to_le_bytes().to_vec();
     let pair = |x: f32, y: f32| [half(x), half(y)].concat();
-    assert_eq!(differs_16(&pair(1.0, 0.0), &pair(1.0, -0.0), Dtype::F16), None);
-    assert_eq!(differs_16(&pair(1.0, 2.0), &pair(1.000_976_6, 2.0), Dtype::F16), None);
-    assert!(differs_16(&pair(1.0, 2.0), &pair(1.001_953_1, 2.0), Dtype::F16).unwrap().contains("element 0"));
-    assert!(differs_16(&pair(1.0, f32::NAN), &pair(1.0, 2.0), Dtype::F16).unwrap().contains("element 1"));
-    assert_eq!(differs_16(&pair(1.0, f32::NAN), &pair(1.0, f32::NAN), Dtype::F16), None);
-    assert_eq!(differs_32(&1.0_f32.to_le_bytes(), &1.000_001_f32.to_le_bytes()), None);
-    assert!(differs_32(&1.0_f32.to_le_bytes(), &1.0001_f32.to_le_bytes()).is_some());
-    assert!(differs_32(&5_u32.to_le_bytes(), &6_u32.to_le_bytes()).is_some());
-    assert!(differs_32(&f32::NAN.to_le_bytes(), &1.0_f32.to_le_bytes()).is_some());
+    let differs = |a: Vec<u8>, b: Vec<u8>| differs(&a, &b, Dtype::F16, 4e-6);
+    assert_eq!(differs(pair(1.0, 0.0), pair(1.0, -0.0)), None);
+    assert_eq!(differs(pair(1.0, 2.0), pair(1.000_976_6, 2.0)), None);
+    assert!(differs(pair(1.0, 2.0), pair(1.001_953_1, 2.0)).unwrap().contains("element 0"));
+    assert!(differs(pair(1.0, f32::NAN), pair(1.0, 2.0)).unwrap().contains("element 1"));
+    assert_eq!(differs(pair(1.0, f32::NAN), pair(1.0, f32::NAN)), None);
+    let outputs = [vec![0; 8], vec![0; 4]];
+    assert_eq!(outputs.each_ref().map(|output| is_rounded("linear", output.len(), &outputs)), [false, true]);
 }
