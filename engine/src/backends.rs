@@ -52,16 +52,18 @@ pub(crate) fn cuda_devices(options: &EngineOptions) -> Result<Vec<Arc<dyn CudaDe
 /// What a device cannot do; several GPUs without NCCL.
 pub(crate) fn cuda(devices: Vec<Arc<dyn CudaDevice>>, options: &EngineOptions) -> Result<Backends<CudaBackend>> {
     let count = devices.len();
-    let free = devices.iter().map(|device| device.caps().free_bytes).min();
-    let free = free.and_then(|bytes| usize::try_from(bytes).ok());
     let is_emulated = options.device == Device::Emulator;
-    // The emulator's memory is the machine's.
-    let memory = if is_emulated { (free.map(|free| free / count), Owner::Shared) } else { (free, Owner::Ours) };
     let peers: Vec<Box<dyn Peer>> = match count {
         1 => Vec::new(),
         _ if is_emulated => Member::group(count).into_iter().map(|member| Box::new(member) as Box<dyn Peer>).collect(),
         _ => nccl::group(&devices, options.gpu)?.into_iter().map(|rank| Box::new(rank) as Box<dyn Peer>).collect(),
     };
+    // Less what NCCL has taken.
+    let free =
+        devices.iter().map(|device| device.free_bytes()).collect::<oc_kernels::Result<Vec<_>>>()?.into_iter().min();
+    let free = free.and_then(|bytes| usize::try_from(bytes).ok());
+    // The emulator's memory is the machine's.
+    let memory = if is_emulated { (free.map(|free| free / count), Owner::Shared) } else { (free, Owner::Ours) };
     let mut peers = peers.into_iter();
     let backend = |device| {
         // An exchange is not recorded with the kernels around it: that would tie graphs to the lives of communicators.

@@ -3,8 +3,9 @@
 mod doubles;
 
 use std::{
-    ffi::{CString, c_char, c_int},
+    ffi::{CStr, CString, c_char, c_int},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
 };
 
 use libloading::Library;
@@ -89,9 +90,12 @@ fn every_gpu_gets_the_rows_of_all_in_their_order() {
     assert_eq!(nccl::version(), Some((2, 21, 5)));
     for round in [0.0, 100.0] {
         let mut sets: Vec<_> = backends.iter().zip([round, round + 50.0]).map(|(b, first)| tensors(b, first)).collect();
-        for (backend, (x, out)) in backends.iter().zip(&mut sets) {
-            backend.all_gather(x, out).unwrap();
-        }
+        // Each member in a thread of its own, as they wait for each other.
+        thread::scope(|scope| {
+            for (backend, (x, out)) in backends.iter().zip(&mut sets) {
+                scope.spawn(|| backend.all_gather(x, out).unwrap());
+            }
+        });
         let wanted: Vec<f32> = [round, round + 50.0].iter().flat_map(|f| (0..15).map(move |i| f + i as f32)).collect();
         for (backend, (_, out)) in backends.iter().zip(&sets) {
             assert_eq!(backend.download(out).unwrap(), wanted);
@@ -120,18 +124,55 @@ fn what_goes_wrong_is_said_in_the_librarys_words_and_nothing_is_left() {
 fn a_group_that_ends_ends_for_all() {
     let Some(fakes) = Fakes::get() else { return };
     let backends = fakes.backends().unwrap();
-    let (x, mut out) = tensors(&backends[1], 0.0);
+    let sets: Vec<_> = backends.iter().map(|backend| tensors(backend, 0.0)).collect();
     fakes.fail("ncclAllGather", 5, 0);
-    let text = device_error(backends[1].all_gather(&x, &mut out));
-    assert!(text.contains("exchanging activations with other GPUs: invalid usage"), "{text}");
-    backends[1].end_group();
+    let results: Vec<_> = thread::scope(|scope| {
+        let exchange = |(backend, (x, mut out)): (&CudaBackend, (CudaTensor, CudaTensor))| {
+            let result = backend.all_gather(&x, &mut out);
+            // As a member does that has failed: the other waits for it.
+            if matches!(result, Err(Error::Device { .. })) {
+                backend.end_group();
+            }
+            result
+        };
+        let members: Vec<_> = backends.iter().zip(sets).map(|member| scope.spawn(move || exchange(member))).collect();
+        members.into_iter().map(|member| member.join().unwrap()).collect()
+    });
+    // Whichever came first.
+    let (ended, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(|r| matches!(r, Err(Error::GroupEnded)));
+    let text = device_error(failed.into_iter().next().unwrap());
+    assert!(text.contains("exchanging activations with other GPUs: invalid usage") && ended.len() == 1, "{text}");
     assert_eq!(fakes.communicators(), (0, 2));
     for backend in &backends {
         let (x, mut out) = tensors(backend, 0.0);
         assert!(matches!(backend.all_gather(&x, &mut out), Err(Error::GroupEnded)));
         backend.end_group();
     }
-    drop((x, out));
     drop(backends);
     assert_eq!(fakes.communicators(), (0, 2));
+}
+
+#[test]
+fn memory_is_open_to_those_that_reach_it() {
+    let Some(fakes) = Fakes::get() else { return };
+    let log = || {
+        // SAFETY: takes nothing, returns text that ends with NUL and lives as long as the library.
+        unsafe {
+            let log = fakes.cuda.get::<unsafe extern "C" fn() -> *const c_char>("fake_log").unwrap();
+            CStr::from_ptr(log()).to_string_lossy().into_owned()
+        }
+    };
+    drop(fakes.backends().unwrap());
+    let shared = ["pool of GPU 0: access by GPU 1", "pool of GPU 1: access by GPU 0"];
+    assert!(shared.iter().all(|line| log().contains(line)) && log().matches("access by").count() == 2, "{}", log());
+    // NCCL goes through the host where GPUs do not reach each other, and pools are not what it asks of.
+    for key in [c"peers", c"pools"] {
+        Fakes::call(fakes.cuda, "fake_reset");
+        // SAFETY: the type is that of its definition.
+        unsafe {
+            fakes.cuda.get::<unsafe extern "C" fn(*const c_char, c_int)>("fake_set").unwrap()(key.as_ptr(), 0);
+        }
+        drop(fakes.backends().unwrap());
+        assert!(!log().contains("access by"), "{}", log());
+    }
 }

@@ -124,6 +124,24 @@ pub trait Device: Send + Sync {
     /// As for [`Device::upload`].
     fn synchronize(&self) -> Result<()>;
 
+    /// Memory not in use now, in bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(self.caps().free_bytes)
+    }
+
+    /// Lets the GPUs that the driver counts as `ordinals` use this one's memory, as far as they can reach it: for a library
+    /// that has them write to each other. Devices that have no such peers do nothing, which is the default.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    fn share_memory_with(&self, ordinals: &[usize]) -> Result<()> {
+        let _ = ordinals;
+        Ok(())
+    }
+
     /// Gives `work` the stream of NVIDIA's runtime, for a library that queues work of its own.
     ///
     /// # Errors

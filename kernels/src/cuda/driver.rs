@@ -7,6 +7,7 @@ mod api;
 mod graph;
 mod landing;
 mod modules;
+mod peers;
 mod staging;
 mod survey;
 
@@ -508,6 +509,21 @@ impl Device for CudaDevice {
     fn synchronize(&self) -> Result<()> {
         drop(self.0.enter("waiting for the GPU", false)?);
         self.0.wait("waiting for the GPU")
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        let what = "asking for its memory";
+        let inner = &*self.0;
+        let state = inner.enter(what, false)?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the context is current, and the numbers may be written.
+        unsafe { inner.api.mem_info(&raw mut free, &raw mut total) }
+            .map_err(|status| inner.error(&state, what, status))?;
+        Ok(free as u64)
+    }
+
+    fn share_memory_with(&self, ordinals: &[usize]) -> Result<()> {
+        self.0.share_memory_with(ordinals)
     }
 
     fn with_stream(&self, what: &str, work: &mut dyn FnMut(*mut c_void) -> Result<()>) -> Result<()> {

@@ -25,6 +25,7 @@ mod log_prob;
 pub mod modules;
 pub mod nccl;
 mod peaks;
+mod rendezvous;
 mod replay;
 mod resident;
 mod rms_norm;

@@ -14,11 +14,15 @@ use libloading::Library;
 use super::{
     CudaTensor, Peer,
     device::{Device, DeviceBuffer},
+    rendezvous::Rendezvous,
 };
 use crate::{Error, Result};
 
 /// Names to look for, as the dynamic linker looks.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
+/// Bytes of first exchanges. NCCL chooses between ways of exchanging by size, and from 2.22 on connects each when it is first
+/// taken (its release notes, and `NCCL_RUNTIME_CONNECT`).
+const FIRST_EXCHANGES: [usize; 3] = [1, 64 << 10, 8 << 20];
 
 /// Version of the library, e.g. `(2, 21, 5)`; `None` where there is none.
 pub fn version() -> Option<(u32, u32, u32)> {
@@ -47,14 +51,17 @@ fn find() -> Option<Library> {
 /// [`Error::Device`] where NCCL is not installed or refuses: each says what was found and what to do.
 pub fn group(devices: &[Arc<dyn Device>], first: usize) -> Result<Vec<Communicator>> {
     let api = Api::load()?;
-    let ordinals: Vec<c_int> = (first..first + devices.len()).map(|ordinal| ordinal as c_int).collect();
+    let members: Vec<usize> = (first..first + devices.len()).collect();
+    devices.iter().try_for_each(|device| device.share_memory_with(&members))?;
+    let ordinals: Vec<c_int> = members.iter().map(|ordinal| *ordinal as c_int).collect();
     let mut handles: Vec<ncclComm_t> = vec![null_mut(); devices.len()];
     // SAFETY: there are as many handles and ordinals as is said, and the handles may be written.
     let made = unsafe { (api.init_all)(handles.as_mut_ptr(), ordinals.len() as c_int, ordinals.as_ptr()) };
     api.check("making a group of GPUs", made)?;
     let comms = handles.into_iter().map(|handle| Mutex::new(Some(Handle(handle)))).collect();
-    let group = Arc::new(Group { api, comms, devices: devices.to_vec() });
-    group.connect()?;
+    let point = Rendezvous::new(devices.len());
+    let group = Arc::new(Group { api, comms, devices: devices.to_vec(), point });
+    FIRST_EXCHANGES.into_iter().try_for_each(|bytes| group.connect(bytes))?;
     Ok((0..devices.len()).map(|rank| Communicator { rank, group: group.clone() }).collect())
 }
 
@@ -71,6 +78,8 @@ struct Group {
     comms: Vec<Mutex<Option<Handle>>>,
     /// Their contexts must outlive the communicators.
     devices: Vec<Arc<dyn Device>>,
+    /// Where the members' threads meet before and after each exchange is queued.
+    point: Rendezvous,
 }
 
 struct Handle(ncclComm_t);
@@ -79,17 +88,17 @@ struct Handle(ncclComm_t);
 unsafe impl Send for Handle {}
 
 impl Group {
-    /// A first exchange by all. Connections are made here, so that no later exchange waits for others on the host, where it
-    /// could not be ended.
-    fn connect(&self) -> Result<()> {
-        let buffer = |count| move |device| DeviceBuffer::new(device, "connecting GPUs", count);
-        let parts = self.devices.iter().map(buffer(1)).collect::<Result<Vec<_>>>()?;
-        let all = self.devices.iter().map(buffer(self.devices.len())).collect::<Result<Vec<_>>>()?;
+    /// A first exchange of `bytes` by all. Connections are made here, so that no later exchange waits for others on the host,
+    /// where it could not be ended.
+    fn connect(&self, bytes: usize) -> Result<()> {
+        let buffer = |bytes| move |device| DeviceBuffer::new(device, "connecting GPUs", bytes);
+        let parts = self.devices.iter().map(buffer(bytes)).collect::<Result<Vec<_>>>()?;
+        let all = self.devices.iter().map(buffer(bytes * self.devices.len())).collect::<Result<Vec<_>>>()?;
         // SAFETY: takes nothing; calls until `group_end` are queued by it together.
         self.api.check("connecting GPUs", unsafe { (self.api.group_start)() })?;
         let queued = self.devices.iter().enumerate().try_for_each(|(rank, device)| {
-            // SAFETY: the buffers have the room for a byte of one and of all, and live until the streams are waited for.
-            unsafe { self.queue(rank, &**device, parts[rank].ptr(), all[rank].ptr(), 1) }
+            // SAFETY: the buffers have the room for the part of one and of all, and live until the streams are waited for.
+            unsafe { self.queue(rank, &**device, parts[rank].ptr(), all[rank].ptr(), bytes) }
         });
         // SAFETY: after `group_start`, by the same thread.
         self.api.check("connecting GPUs", unsafe { (self.api.group_end)() }).and(queued)?;
@@ -127,12 +136,18 @@ impl Peer for Communicator {
         if bytes == 0 {
             return Ok(());
         }
+        // A kernel that waits for its peers keeps its GPU busy until the last of them is queued. What the others do before
+        // that must not wait for this GPU, as allocating, page-locking and loading kernels may: between the two meetings
+        // nobody does any of it.
+        self.group.point.meet()?;
         // SAFETY: the caller has checked that `out` has the rows of all; memory is reused only by work queued later.
-        unsafe { self.group.queue(self.rank, device, x.ptr(), out.ptr(), bytes) }
+        unsafe { self.group.queue(self.rank, device, x.ptr(), out.ptr(), bytes) }?;
+        self.group.point.meet()
     }
 
-    /// The kernels that wait for others return.
+    /// Threads and kernels that wait for others return.
     fn end(&self) {
+        self.group.point.end();
         for rank in 0..self.group.comms.len() {
             if let Some(Handle(comm)) = self.group.comm(rank).take() {
                 // SAFETY: nobody has the communicator any more. Its error could not be told to anybody.

@@ -17,7 +17,7 @@ enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEV
 
 // ---- what the tests set and read
 
-static int version, devices, has_pools, capturing, initialized;
+static int version, devices, has_pools, peers_reach, capturing, initialized;
 static size_t total, used;
 static Status sticky;
 static char log_text[1 << 20];
@@ -55,12 +55,12 @@ typedef struct { Op *first; } Graph;
 typedef struct { int pending; } Event;
 
 static Op *queue, *recorded;
-static char stream_object, context_object, pool_object;
+static char stream_object, context_object, pool_objects[8]; // a pool for each device
 static _Thread_local void *current;
 
 // Also when it is loaded, for a process that cannot call it.
 __attribute__((constructor)) void fake_reset(void) {
-    version = 12040; devices = 2; has_pools = 1; capturing = 0; initialized = 0; total = 64 << 20; used = 0;
+    version = 12040; devices = 2; has_pools = peers_reach = 1; capturing = 0; initialized = 0; total = 64 << 20; used = 0;
     sticky = OK; log_len = 0; log_text[0] = 0; num_failures = 0; queue = recorded = NULL; blocks = NULL;
     retained = live_events = live_modules = live_pinned = live_streams = live_execs = live_graphs = 0;
 }
@@ -68,6 +68,7 @@ void fake_set(const char *key, int value) {
     if (!strcmp(key, "version")) version = value;
     if (!strcmp(key, "devices")) devices = value;
     if (!strcmp(key, "pools")) has_pools = value;
+    if (!strcmp(key, "peers")) peers_reach = value;
 }
 // The next call of `name`, after `after` more, returns `code`.
 void fake_fail(const char *name, int code, int after) {
@@ -194,16 +195,24 @@ Status cuDeviceGetAttribute(int *out, int which, int device) {
     }
 }
 Status cuDeviceTotalMem_v2(size_t *out, int device) { ENTER_FREE("cuDeviceTotalMem_v2"); (void)device; *out = total; return OK; }
-Status cuDeviceGetDefaultMemPool(void **out, int device) { ENTER_FREE("cuDeviceGetDefaultMemPool"); (void)device; *out = &pool_object; return has_pools ? OK : INVALID_VALUE; }
+Status cuDeviceGetDefaultMemPool(void **out, int device) { ENTER_FREE("cuDeviceGetDefaultMemPool"); *out = &pool_objects[device - 10]; return has_pools ? OK : INVALID_VALUE; }
+static int is_pool(const void *pool) { return (const char *)pool >= pool_objects && (const char *)pool < pool_objects + 8; }
+Status cuDeviceCanAccessPeer(int *out, int device, int peer) { ENTER_FREE("cuDeviceCanAccessPeer"); *out = peers_reach && device != peer; return OK; }
+Status cuMemPoolSetAccess(void *pool, const struct { int type, id, flags; } *access, size_t count) {
+    ENTER("cuMemPoolSetAccess");
+    if (!is_pool(pool) || count != 1 || access->type != 1 || access->flags != 3) return INVALID_VALUE;
+    say("pool of GPU %d: access by GPU %d\n", (int)((char *)pool - pool_objects), access->id - 10);
+    return OK;
+}
 Status cuDevicePrimaryCtxRetain(void **out, int device) { ENTER_FREE("cuDevicePrimaryCtxRetain"); (void)device; *out = &context_object; retained++; return OK; }
 Status cuDevicePrimaryCtxRelease_v2(int device) { ENTER_FREE("cuDevicePrimaryCtxRelease_v2"); (void)device; retained--; return OK; }
 Status cuCtxSetCurrent(void *context) { ENTER_FREE("cuCtxSetCurrent"); current = context; return OK; }
 Status cuMemPoolSetAttribute(void *pool, int which, void *value) {
     ENTER("cuMemPoolSetAttribute");
     say("pool attribute %d = %llx\n", which, (unsigned long long)*(uint64_t *)value);
-    return pool == &pool_object ? OK : INVALID_VALUE;
+    return is_pool(pool) ? OK : INVALID_VALUE;
 }
-Status cuMemPoolTrimTo(void *pool, size_t keep) { ENTER("cuMemPoolTrimTo"); say("trim to %zu\n", keep); return pool == &pool_object ? OK : INVALID_VALUE; }
+Status cuMemPoolTrimTo(void *pool, size_t keep) { ENTER("cuMemPoolTrimTo"); say("trim to %zu\n", keep); return is_pool(pool) ? OK : INVALID_VALUE; }
 Status cuMemGetInfo_v2(size_t *unused, size_t *all) { ENTER("cuMemGetInfo_v2"); *unused = total - used; *all = total; return OK; }
 Status cuMemAlloc_v2(Ptr *out, size_t bytes) { ENTER("cuMemAlloc_v2"); say("alloc %zu\n", bytes); return new_block(out, bytes); }
 Status cuMemFree_v2(Ptr at) { ENTER("cuMemFree_v2"); say("free\n"); work(NULL); return drop_block(at); }

@@ -1,6 +1,7 @@
 // A test double of NCCL over the double of NVIDIA's driver: an exchange is done when the last member of the group has asked for
 // it, after what was queued before. Handles are checked, and any entry point can be told to fail.
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@ typedef struct Comm {
 
 static char failing[64];
 static int failure, after, live, aborted, last_ordinal, grouped;
+static atomic_flag busy = ATOMIC_FLAG_INIT; // while a thread is in an exchange
 
 void fake_reset(void) { failing[0] = 0; failure = after = live = aborted = grouped = 0; last_ordinal = -1; }
 // The call of `name` after `skip` more returns `code`.
@@ -48,7 +50,7 @@ int ncclCommInitAll(Comm **comms, int count, const int *ordinals) {
 int ncclGroupStart(void) { grouped++; return ordered("ncclGroupStart"); }
 int ncclGroupEnd(void) { return grouped-- > 0 ? ordered("ncclGroupEnd") : INVALID_USAGE; }
 
-int ncclAllGather(const void *from, void *to, size_t bytes, int type, Comm *comm, void *stream) {
+static int all_gather(const void *from, void *to, size_t bytes, int type, Comm *comm, void *stream) {
     int code = ordered("ncclAllGather");
     if (code) return code;
     if (!comm || comm->is_waiting || type != UINT8 || !stream || !bytes) return INVALID_ARGUMENT;
@@ -68,6 +70,14 @@ int ncclAllGather(const void *from, void *to, size_t bytes, int type, Comm *comm
         member->is_waiting = 0;
     }
     return OK;
+}
+
+// Members' threads come at the same time.
+int ncclAllGather(const void *from, void *to, size_t bytes, int type, Comm *comm, void *stream) {
+    while (atomic_flag_test_and_set(&busy)) {}
+    int code = all_gather(from, to, bytes, type, comm, stream);
+    atomic_flag_clear(&busy);
+    return code;
 }
 
 int ncclCommDestroy(Comm *comm) { live--; return comm ? OK : INVALID_ARGUMENT; }

@@ -6,7 +6,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cudarc::driver::sys::{
-    self, CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUmemoryPool, CUmodule, CUstream,
+    self, CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUmemAccessDesc, CUmemoryPool,
+    CUmodule, CUstream,
 };
 
 /// A status that is not success.
@@ -107,10 +108,12 @@ api! {
     device_attribute = "cuDeviceGetAttribute"(value: *mut c_int, attribute: c_int, device: CUdevice);
     device_total_mem = "cuDeviceTotalMem_v2"(bytes: *mut usize, device: CUdevice);
     device_default_pool = "cuDeviceGetDefaultMemPool"(pool: *mut CUmemoryPool, device: CUdevice);
+    can_access_peer = "cuDeviceCanAccessPeer"(answer: *mut c_int, device: CUdevice, peer: CUdevice);
     context_retain = "cuDevicePrimaryCtxRetain"(context: *mut CUcontext, device: CUdevice);
     context_release = "cuDevicePrimaryCtxRelease_v2"(device: CUdevice);
     context_set_current = "cuCtxSetCurrent"(context: CUcontext);
     pool_set_attribute = "cuMemPoolSetAttribute"(pool: CUmemoryPool, attribute: c_int, value: *mut c_void);
+    pool_set_access = "cuMemPoolSetAccess"(pool: CUmemoryPool, access: *const CUmemAccessDesc, count: usize);
     pool_trim = "cuMemPoolTrimTo"(pool: CUmemoryPool, keep: usize);
     mem_info = "cuMemGetInfo_v2"(free: *mut usize, total: *mut usize);
     mem_alloc = "cuMemAlloc_v2"(ptr: *mut CUdeviceptr, bytes: usize);
