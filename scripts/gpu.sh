@@ -19,10 +19,11 @@ tests=(cuda rows cuda_rotary cuda_sample)
 slow_test=device_equality
 
 pack() {
-    local root file stage
+    local root file
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     cd "$root"
     file=${1:-target/gpu.tar.gz}
+    # Not local: the trap runs when the function has returned.
     stage=$(mktemp -d)
     trap 'rm -rf "$stage"' EXIT
     mkdir -p "$stage/gpu/tests"
@@ -112,7 +113,7 @@ run() {
         local few=() fewer=(--limit 5)
         [ "$OC_TEST_DEVICE" = cuda ] || { few=(--subjects logic --limit 1); fewer=("${few[@]}"); }
         for name in gen ppl; do
-            # The last line has the seconds from tokenised prompts to scores.
+            # The last line has the seconds to scores, building prompts and their tokens included.
             step "ceval-$name" ./oc-cli eval --datasets "ceval_$name" "${asked[@]}" "${few[@]}" -w "$out/ceval-$name"
             ! wanted transformers || ./oc-cli prompt --datasets "ceval_$name" --all --jsonl --hf-path shapes/internlm2-tiny \
                 "${ceval[@]}" "${few[@]}" > "$out/$name.jsonl" || failed=1
