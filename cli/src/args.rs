@@ -148,7 +148,7 @@ pub enum Command {
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeviceArg {
-    /// The fastest device present
+    /// The first GPU, where every operation is right on it; else the processor
     Auto,
     /// The processor
     Cpu,
@@ -183,7 +183,7 @@ impl From<DeviceArg> for Device {
 /// What to compute in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DtypeArg {
-    /// bf16 where the processor has it, else f32
+    /// bf16 on a GPU and where the processor has it, else f32
     Auto,
     /// 32-bit floats: reference quality
     #[value(alias = "float32")]
@@ -291,8 +291,8 @@ pub struct ModelArgs {
     /// On a GPU, wait for each step before the next one is prepared; never changes results
     #[arg(long)]
     pub no_async_scheduling: bool,
-    /// GPUs that share the questions [default: 1]. A model too large for one is cut over as few of them as hold it, and the
-    /// rest hold further copies. On the processor the number is only recorded
+    /// GPUs that share the questions [default: 1]. A model too large for one is cut over as few of them as hold it, and with
+    /// `eval` the rest hold further copies. On the processor the number is only recorded
     #[arg(long, visible_alias = "hf-num-gpus", value_name = "N")]
     pub num_gpus: Option<usize>,
     /// GPUs that one copy of the model is cut over [default: as few as hold it]. Sums of several parts are rounded differently,

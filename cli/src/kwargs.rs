@@ -128,7 +128,13 @@ pub fn model_of(name: &str, raw: Map<String, Value>, notes: &mut Vec<String>) ->
             "device_map" => match value.as_str() {
                 Some("auto" | "balanced" | "sequential") => {}
                 Some("cpu") => device = Some(Device::Cpu),
-                Some(name) if name == "cuda" || name.starts_with("cuda:") => device = Some(Device::Cuda),
+                Some("cuda" | "cuda:0") => device = Some(Device::Cuda),
+                Some(name) if name.starts_with("cuda:") => {
+                    return Err(Error::input(
+                        format!("{} {key}={name}: the model goes to the first GPU", flag.name),
+                        "leave it out, and name the GPU in the environment, for example CUDA_VISIBLE_DEVICES=1",
+                    ));
+                }
                 _ => return Err(flag.bad_value(key, value, "auto, cpu or cuda")),
             },
             "torch_dtype" | "dtype" => {
@@ -139,8 +145,9 @@ pub fn model_of(name: &str, raw: Map<String, Value>, notes: &mut Vec<String>) ->
                     "bfloat16" => Some(Dtype::Bf16),
                     "float16" | "half" => {
                         return Err(Error::input(
-                            format!("{} {key}={name}: nothing is computed in float16 here", flag.name),
-                            "use bfloat16 or float32, or leave it out; float16 weights can be loaded either way",
+                            format!("{} {key}={name}: the processor computes nothing in float16", flag.name),
+                            "use bfloat16 or float32, or leave it out (float16 weights can be loaded either way); for a GPU \
+                             leave it out and say --dtype f16",
                         ));
                     }
                     _ => return Err(flag.bad_value(key, value, "auto, float32 or bfloat16")),

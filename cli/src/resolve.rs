@@ -285,6 +285,11 @@ fn by_dictionary(args: &EvalArgs, env: &Environment, entry: &Entry, notes: &mut 
         seed: settings.sampling.seed,
         ..common(args, env)?
     };
+    if args.model.num_gpus.is_none() && settings.config.num_gpus > 1 {
+        let count = settings.config.num_gpus;
+        notes
+            .push(format!("num_gpus = {count} of the configuration is only recorded: --num-gpus {count} uses so many"));
+    }
     let gpus = gpus(&args.model)?;
     let model = settings.path.map(|path| Model { path, options, gpus, config: settings.config });
     Ok(Evaluation { config, model })

@@ -122,7 +122,8 @@ fn kwargs_are_checked() {
     );
     refuses(eval("--model-kwargs load_in_8bit=True"), "unknown key `load_in_8bit`", "known keys are trust_remote_code");
     refuses(eval("--model-kwargs trust_remote_code"), "`trust_remote_code` has no `=`", "trust_remote_code=True");
-    refuses(eval("--model-kwargs torch_dtype=torch.float16"), "nothing is computed in float16", "bfloat16");
+    refuses(eval("--model-kwargs torch_dtype=torch.float16"), "computes nothing in float16", "--dtype f16");
+    refuses(eval("--model-kwargs device_map=cuda:1"), "goes to the first GPU", "CUDA_VISIBLE_DEVICES=1");
     refuses(eval("--tokenizer-kwargs truncation_side=right"), "truncation_side=right", "leave it out");
     refuses(eval("--generation-kwargs num_beams=4"), "num_beams=4 is not supported", "1");
 }

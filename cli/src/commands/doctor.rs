@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 use std::fmt::{Display, Write};
 
 /// What to do where no GPU can be used.
-const CPU_SERVES: &str = "the processor serves; `--device cuda` would be refused";
+const CPU_SERVES: &str = "libcuda.so.1 was not found, so the processor serves: a GPU needs driver R525 or later (in a container, \
+                          start it with `--gpus all`)";
 
 /// Runs the command.
 ///
@@ -78,7 +79,7 @@ impl Report {
             Err(_) if !driver::is_driver_present() => return json!({ "absent": CPU_SERVES }),
             Err(error) => {
                 self.is_sound = false;
-                return json!({ "error": first_line(&error) });
+                return failure(&error);
             }
         };
         for (ordinal, caps) in survey.gpus.iter().enumerate() {
@@ -86,7 +87,7 @@ impl Report {
                 Ok(caps) => self.gpu(ordinal, caps),
                 Err(error) => {
                     self.is_sound = false;
-                    json!({ "error": first_line(error) })
+                    failure(error)
                 }
             };
             self.sections.insert(format!("GPU {ordinal}"), gpu);
@@ -160,6 +161,15 @@ fn cpu_model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name));
     name.map_or_else(|| std::env::consts::ARCH.into(), |name| name.trim().to_owned())
+}
+
+/// An error, and what can be done about it.
+fn failure(error: &oc_kernels::Error) -> Value {
+    let text = error.to_string();
+    match text.split_once("\n\nhint: ") {
+        Some((what, hint)) => json!({ "error": what, "hint": hint }),
+        None => json!({ "error": text }),
+    }
 }
 
 fn first_line(error: impl Display) -> String {
