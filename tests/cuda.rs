@@ -355,3 +355,22 @@ fn the_next_step_is_queued_before_the_present_one_is_waited_for() {
     engine.generate(vec![request]).unwrap();
     assert_eq!(log.lock().unwrap().iter().collect::<String>(), "qwqwqwqqww");
 }
+
+/// As on a GPU, whose memory is nobody else's: what the weights leave is pages, large steps and many sequences.
+#[test]
+fn a_small_gpu_is_filled_and_computes_the_same() {
+    let device = Emulator::new(EmulatorOptions { total_bytes: 128 << 20, ..EmulatorOptions::default() });
+    let on_gpu = EngineOptions {
+        device: Device::Cuda,
+        max_batch_size: None,
+        token_budget: None,
+        ..options(Dtype::Bf16, 1, 1, true)
+    };
+    let mut engine = Engine::load_on(Arc::new(device), checkpoint("qwen2"), on_gpu).unwrap();
+    let plan = engine.memory_plan().clone();
+    let left = (128 << 20) - plan.weights - plan.workspace;
+    assert!(plan.kv_cache <= left - left / 12 && plan.kv_cache > left / 10 * 9, "{plan:?}");
+    let mut one_by_one = self::engine("qwen2", Dtype::Bf16, 1, 32, false);
+    let wanted = everything(&mut one_by_one, "qwen2", Order::OneByOne);
+    assert_eq!(everything(&mut engine, "qwen2", Order::Given), wanted);
+}

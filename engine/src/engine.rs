@@ -30,6 +30,8 @@ use std::{
 
 /// Raised whenever the same inputs may give other bits than before.
 const NUMERIC_VERSION: &str = "3";
+/// What is left to NCCL on a GPU that shares a model, when it is decided how many do: a guess, as it is known only afterwards.
+const NCCL_BYTES: usize = 512 << 20;
 
 /// A loaded model with its tokenizer, KV cache and scheduler.
 ///
@@ -207,8 +209,9 @@ impl Engine {
         .map(|(plan, _)| plan)
     }
 
-    /// Over how many GPUs a model has to be cut at least, of `most`, so that its parts fit: a divisor of `most`, and 1 on
-    /// anything but GPUs, whose memory is the machine's.
+    /// Over how many GPUs a model has to be cut at least, of `most`, so that its parts fit beside the KV of one whole context,
+    /// or if none are enough for that, of a shorter one: a divisor of `most`, and 1 on anything but GPUs, whose memory is the
+    /// machine's.
     ///
     /// # Errors
     /// As for [`plan`](Self::plan); [`Error::OutOfMemory`] when `most` are too few.
@@ -219,7 +222,14 @@ impl Engine {
         let device = driver::open(options.gpu)?;
         let free = usize::try_from(device.caps().free_bytes).ok();
         let backend = backends::cuda_alone(device, options)?;
-        rank::fewest(most, |first| plan(&backend, files, first, options, (free, Owner::Ours)).map(|_| ()))
+        let fits = |first: Rank, kv_tokens| {
+            // NCCL's buffers come out of the same memory.
+            let free = free.map(|free| if first.count > 1 { free.saturating_sub(NCCL_BYTES) } else { free });
+            let (plan, _) = plan(&backend, files, first, options, (free, Owner::Ours))?;
+            plan.holds(kv_tokens)
+        };
+        let context = input_processor::context(files, options)?;
+        rank::fewest(most, |first| fits(first, context)).or_else(|_| rank::fewest(most, |first| fits(first, 0)))
     }
 
     /// Continues every request and returns the outputs in the order of the requests.
@@ -380,6 +390,12 @@ impl Engine {
     /// Where the memory goes.
     pub fn memory_plan(&self) -> &MemoryPlan {
         &self.plan
+    }
+
+    /// Most memory of a GPU that was in use at a time since it was opened, in bytes (others' included; of several GPUs the one
+    /// with most). `None` where memory is the host's.
+    pub fn device_bytes_used(&self) -> Option<u64> {
+        self.runner.device_bytes_used()
     }
 
     /// The device and its instructions, for people: `cpu (avx512-bf16, 2 threads)`.

@@ -112,6 +112,19 @@ impl MemoryPlan {
         Ok(Self { weights, kv_cache, workspace, kv_tokens: pages * PAGE_SIZE })
     }
 
+    /// Refuses a pool of fewer than `kv_tokens`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn holds(&self, kv_tokens: usize) -> Result<()> {
+        if kv_tokens <= self.kv_tokens {
+            return Ok(());
+        }
+        let needed = (self.kv_cache / self.kv_tokens.max(1)).saturating_mul(kv_tokens);
+        let hint = "a shorter --max-seq-len needs less".into();
+        Err(Error::OutOfMemory { what: "the KV cache of one sequence", needed, available: self.kv_cache, hint })
+    }
+
     /// Pages of the pool.
     pub(crate) fn num_pages(&self) -> usize {
         self.kv_tokens / PAGE_SIZE
@@ -203,8 +216,11 @@ mod tests {
         let rest = free - plan.weights - plan.workspace - plan.kv_cache;
         assert!(rest > 4_000 * MIB && rest < 8_000 * MIB, "{rest}");
         // A tiny model does not fill it.
-        let plan = |seq_len| MemoryPlan::new(MIB, MIB, 4096, seq_len, None, Some(free), Owner::Ours).unwrap().kv_tokens;
-        assert_eq!((plan(2048), plan(2 * MOST_KV_TOKENS)), (MOST_KV_TOKENS, 2 * MOST_KV_TOKENS));
+        let plan = |seq_len| MemoryPlan::new(MIB, MIB, 4096, seq_len, None, Some(free), Owner::Ours).unwrap();
+        assert_eq!((plan(2048).kv_tokens, plan(2 * MOST_KV_TOKENS).kv_tokens), (MOST_KV_TOKENS, 2 * MOST_KV_TOKENS));
+        assert!(plan(2048).holds(MOST_KV_TOKENS).is_ok());
+        let refused = plan(2048).holds(2 * MOST_KV_TOKENS).unwrap_err().to_string();
+        assert!(refused.starts_with("the KV cache of one sequence needs 2048 MiB but only 1024 MiB"), "{refused}");
         // A small GPU has smaller steps; who asks gets what he asks for.
         assert_eq!(Owner::Ours.token_budget(None, Some(6_000 * MIB), row_bytes), 2_400);
         assert_eq!(Owner::Ours.token_budget(Some(100), Some(free), row_bytes), 100);

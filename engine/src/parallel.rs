@@ -70,6 +70,11 @@ impl<R: Runner> Runner for Parallel<R> {
     fn end_group(&self) {
         self.ranks.iter().for_each(Runner::end_group);
     }
+
+    /// Of the device that has most of it in use.
+    fn device_bytes_used(&self) -> Option<u64> {
+        self.ranks.iter().filter_map(Runner::device_bytes_used).max()
+    }
 }
 
 #[cfg(test)]

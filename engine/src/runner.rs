@@ -20,6 +20,10 @@ pub(crate) trait Runner: Send {
     fn forget(&mut self) -> Result<()>;
     /// Lets no other device that shares the model wait for this one any more.
     fn end_group(&self);
+    /// See [`Backend::device_bytes_used`].
+    fn device_bytes_used(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A decoder, its KV pool and its activations on one backend.
@@ -104,6 +108,10 @@ impl<B: Backend> Runner for BackendRunner<B> {
 
     fn end_group(&self) {
         self.backend.end_group();
+    }
+
+    fn device_bytes_used(&self) -> Option<u64> {
+        self.backend.device_bytes_used()
     }
 }
 

@@ -369,6 +369,11 @@ pub trait Backend: Send + Sync {
     fn all_gather(&self, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// Ends the group that this device is in, if it is in one: no device of it waits for this one any more.
     fn end_group(&self);
+    /// Memory of the device taken since it was opened, by this process or others, in bytes: most that was needed at a time, where
+    /// what is freed is kept for later. `None` where memory is the host's.
+    fn device_bytes_used(&self) -> Option<u64> {
+        None
+    }
     /// `out = x`, one of which is a residual stream and the other is not; rounded where activations have fewer bits.
     /// `x`, `out: [rows, cols]`
     fn convert(&self, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;

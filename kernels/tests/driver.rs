@@ -10,8 +10,9 @@ use std::{
 
 use libloading::Library;
 use oc_kernels::{
-    Error, Result,
+    Backend, Dtype, Error, Result,
     cuda::{
+        CudaBackend,
         device::{Arg, Device, DeviceBuffer, DevicePtr, Launch, Module},
         driver,
     },
@@ -155,7 +156,13 @@ fn capabilities_are_those_of_the_device() {
     assert_eq!((caps.name.as_str(), caps.compute, caps.num_sms), ("Fake GPU 1", (8, 1), 108));
     assert_eq!((caps.max_shared_bytes, caps.total_bytes, caps.free_bytes), (166_912, 64 << 20, 64 << 20));
     assert_eq!(fake.log(), ["stream, flags 1", "pool attribute 4 = ffffffffffffffff"]);
-    drop(device);
+    // Now, and not when it was opened.
+    let backend = CudaBackend::new(device.clone(), Dtype::Bf16).unwrap();
+    assert_eq!(backend.device_bytes_used(), None);
+    let ptr = device.alloc("a test", 3 << 20).unwrap();
+    assert_eq!((device.free_bytes().unwrap(), backend.device_bytes_used()), (61 << 20, Some(3 << 20)));
+    device.free(ptr);
+    drop((backend, device));
     assert_eq!(fake.leaks(), 0);
 }
 

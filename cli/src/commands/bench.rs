@@ -337,7 +337,9 @@ impl Report {
         let peak = peak_memory();
         if !self.is_json {
             let peak = peak.map_or("unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
-            return format!("\npeak memory of the process {peak}; planned for the model {} MiB\n", planned >> 20);
+            let gpu =
+                engine.device_bytes_used().map_or(String::new(), |bytes| format!(", of the GPU {} MiB", bytes >> 20));
+            return format!("\npeak memory of the process {peak}{gpu}; planned for the model {} MiB\n", planned >> 20);
         }
         let Peaks { f32_gflops, bf16_gflops, int8_gops, read_gbps, .. } = self.peaks;
         // JSON has no infinity: what a GPU is not asked for is null.
@@ -350,6 +352,7 @@ impl Report {
             "kv_bytes_per_token": plan.kv_cache / plan.kv_tokens.max(1),
             "planned_bytes": planned,
             "peak_bytes": peak,
+            "device_peak_bytes": engine.device_bytes_used(),
             "rows": self.rows,
         });
         format!("{document:#}\n")

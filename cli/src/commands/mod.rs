@@ -26,13 +26,26 @@ pub enum Outcome {
     WithFailures,
 }
 
-/// Loads a model, showing how far it is.
+/// Loads a model once, showing how far it is.
 fn load(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Engine> {
-    load_on(model, model.options.clone(), terminal)
+    let options = cut(model)?;
+    if options.device != Device::Cpu && model.gpus.count > options.tensor_parallel {
+        tracing::warn!("this command loads a model once: on {} GPU of {}", options.tensor_parallel, model.gpus.count);
+    }
+    load_on(model, options, terminal)
 }
 
 /// Loads a model on as many GPUs as it is to run on: as often as it fits.
 fn load_replicas(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Result<Replicas> {
+    let options = cut(model)?;
+    let cut = options.tensor_parallel;
+    let groups = if options.device == Device::Cpu { 1 } else { model.gpus.count / cut };
+    let load = |group| load_on(model, EngineOptions { gpu: group * cut, ..options.clone() }, terminal);
+    Ok(Replicas::new((0..groups).map(load).collect::<oc_engine::Result<_>>()?))
+}
+
+/// The options of a model, with its device and over how many GPUs it is cut.
+fn cut(model: &resolve::Model) -> oc_engine::Result<EngineOptions> {
     let mut options = model.options.clone();
     resolve_device(&mut options);
     let resolve::Gpus { count, cut } = model.gpus;
@@ -42,10 +55,7 @@ fn load_replicas(model: &resolve::Model, terminal: &Terminal) -> oc_engine::Resu
             tracing::info!("the model is cut over {} GPUs: it does not fit fewer", options.tensor_parallel);
         }
     }
-    let cut = options.tensor_parallel;
-    let groups = if options.device == Device::Cpu { 1 } else { count / cut };
-    let load = |group| load_on(model, EngineOptions { gpu: group * cut, ..options.clone() }, terminal);
-    Ok(Replicas::new((0..groups).map(load).collect::<oc_engine::Result<_>>()?))
+    Ok(options)
 }
 
 fn open(model: &resolve::Model) -> oc_engine::Result<ModelFiles> {

@@ -230,6 +230,11 @@ impl Backend for CudaBackend {
         self.gather_parts(x, out)
     }
 
+    fn device_bytes_used(&self) -> Option<u64> {
+        let free = self.device.free_bytes().ok()?;
+        Some(self.device.caps().free_bytes.saturating_sub(free)).filter(|used| *used > 0)
+    }
+
     fn end_group(&self) {
         if let Some(peer) = &self.peer {
             peer.end();
