@@ -4,6 +4,7 @@
 // reused too early, or a free that does not keep its place, shows in the results. Every call is logged, handles and
 // addresses are checked, and any entry point can be told to fail.
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,8 +35,15 @@ static void say(const char *format, ...) {
 
 // The status of a call of `name`: what was ordered, or what is left of a fault.
 static Status enter(const char *name, int needs_context);
-#define ENTER(name) do { Status s_ = enter(name, 1); if (s_) return s_; } while (0)
-#define ENTER_FREE(name) do { Status s_ = enter(name, 0); if (s_) return s_; } while (0)
+// Threads call at the same time, and wait outside the locks of whoever calls: one is in here until it returns.
+static atomic_flag busy = ATOMIC_FLAG_INIT;
+static int lock(void) { while (atomic_flag_test_and_set(&busy)) {} return 0; }
+static void unlock(int *guard) { (void)guard; atomic_flag_clear(&busy); }
+#define ENTER_AS(name, needs) \
+    __attribute__((cleanup(unlock))) int guard_ = lock(); \
+    do { Status s_ = enter(name, needs); if (s_) return s_; } while (0)
+#define ENTER(name) ENTER_AS(name, 1)
+#define ENTER_FREE(name) ENTER_AS(name, 0)
 
 typedef struct Block { Ptr at; size_t bytes; struct Block *next; } Block;
 static Block *blocks;
